@@ -1,0 +1,1 @@
+"""The Flower ClientApp: a host that speaks for one or more clients."""

@@ -1,0 +1,64 @@
+"""Errors that a user can act on: what came, what was expected, what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+
+class FedGraftError(Exception):
+    """A fault that the user can mend; the command line prints it without a traceback and exits with 2."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One fault of a file: the full key, what is wrong, and the line where it stands (from 1)."""
+
+    key: str
+    message: str
+    line: int | None = None
+
+    def __str__(self) -> str:
+        place = f"line {self.line}: " if self.line is not None else ""
+        key = f"{self.key}: " if self.key else ""
+        return f"{place}{key}{self.message}"
+
+
+class ScenarioError(FedGraftError):
+    """A scenario that can't be used; carries every fault of the file, not only the first."""
+
+    def __init__(self, source: str, faults: Sequence[Fault]) -> None:
+        self.source = source
+        self.faults = tuple(faults)
+        count = f"{len(self.faults)} fault{'s' if len(self.faults) != 1 else ''}"
+        super().__init__("\n".join([f"{source}: {count}", *(f"  {fault}" for fault in self.faults)]))
+
+
+class DataError(FedGraftError):
+    """Data that can't be read or that don't make sense for the task."""
+
+
+class ModelError(FedGraftError):
+    """A backbone, its weights, a cut or a head that can't be had."""
+
+
+class StoreError(FedGraftError):
+    """A feature store or a run directory that can't be read or written."""
+
+
+class WireError(FedGraftError):
+    """A record from another process that is refused: wrong protocol, name, shape, dtype or value."""
+
+
+def listed(names: Iterable[str], limit: int = 20) -> str:
+    """Return names as `a, b, c`, cut after `limit` with the number left out."""
+    names = list(names)
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
+
+
+def nearest(name: str, valid: Iterable[str]) -> str:
+    """Return `; did you mean 'x'?` for a near miss among the valid names, or an empty string."""
+    found = difflib.get_close_matches(str(name), list(valid), n=1, cutoff=0.6)
+    return f"; did you mean '{found[0]}'?" if found else ""

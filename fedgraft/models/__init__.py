@@ -1,0 +1,1 @@
+"""How to make models: backbones, cuts and heads."""

@@ -1,0 +1,1 @@
+"""What crosses the border between processes: requests, replies and their checks."""

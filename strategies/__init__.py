@@ -1,0 +1,1 @@
+"""How updates combine: one file a strategy, each a pure value."""
