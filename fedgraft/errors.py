@@ -13,14 +13,20 @@ class FedGraftError(Exception):
 
 @dataclass(frozen=True)
 class Fault:
-    """One fault of a file: the full key, what is wrong, and the line where it stands (from 1)."""
+    """One fault of a file: the full key, what is wrong, and the line where it stands (from 1).
+
+    `source` names the place if it is not the file that the error as a whole is about (a file that it extends).
+    """
 
     key: str
     message: str
     line: int | None = None
+    source: str | None = None
 
     def __str__(self) -> str:
-        place = f"line {self.line}: " if self.line is not None else ""
+        line = f"line {self.line}" if self.line is not None else ""
+        place = ", ".join(part for part in (self.source, line) if part)
+        place = f"{place}: " if place else ""
         key = f"{self.key}: " if self.key else ""
         return f"{place}{key}{self.message}"
 
