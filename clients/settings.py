@@ -1,0 +1,158 @@
+"""Settings of local training, owned by the client side."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import (
+    BeforeValidator,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from fedgraft.settings import Settings, named
+
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Sgd(Settings):
+    """Stochastic gradient descent, as `torch.optim.SGD`."""
+
+    name: Literal["sgd"] = "sgd"
+    """Stochastic gradient descent, with the update rule of `torch.optim.SGD`."""
+    learning_rate: PositiveFloat = 0.1
+    """Step size; the schedule multiplies it."""
+    momentum: Fraction = 0.0
+    """Momentum within one client's local training; it starts from zero in every round."""
+    nesterov: bool = False
+    """Nesterov's momentum; needs `momentum` above 0."""
+    weight_decay: NonNegativeFloat = 0.0
+    """L2 penalty, added to the gradient."""
+
+    @model_validator(mode="after")
+    def _nesterov_needs_momentum(self) -> Sgd:
+        if self.nesterov and self.momentum == 0:
+            raise PydanticCustomError(
+                "nesterov", "nesterov is true but momentum is 0; set momentum above 0 or nesterov to false"
+            )
+        return self
+
+
+class Adam(Settings):
+    """Adam, as `torch.optim.Adam`; its moments start from zero in every round."""
+
+    name: Literal["adam"] = "adam"
+    """Adam, with the update rule of `torch.optim.Adam` (weight decay added to the gradient)."""
+    learning_rate: PositiveFloat = 0.001
+    """Step size; the schedule multiplies it."""
+    beta_1: Fraction = 0.9
+    """Decay of the first moment."""
+    beta_2: Fraction = 0.999
+    """Decay of the second moment."""
+    epsilon: PositiveFloat = 1e-8
+    """Added to the root of the second moment."""
+    weight_decay: NonNegativeFloat = 0.0
+    """L2 penalty, added to the gradient."""
+
+
+class AdamW(Adam):
+    """Adam with decoupled weight decay, as `torch.optim.AdamW`."""
+
+    name: Literal["adamw"] = "adamw"  # type: ignore[assignment]  # a subclass only to share the fields
+    """Adam with decoupled weight decay, with the update rule of `torch.optim.AdamW`."""
+
+
+class Constant(Settings):
+    """The learning rate stays as it is."""
+
+    name: Literal["constant"] = "constant"
+    """The learning rate stays as it is."""
+    warmup_rounds: NonNegativeInt = 0
+    """Rounds over which the rate rises linearly to its full value."""
+
+    def factor(self, round_number: int, num_rounds: int) -> float:
+        """Return what the learning rate is multiplied by in a round (from 1)."""
+        return warmup(round_number, self.warmup_rounds)
+
+
+class Step(Settings):
+    """The learning rate is multiplied by `factor_per_step` every `every` rounds."""
+
+    name: Literal["step"] = "step"
+    """The learning rate falls in steps."""
+    every: PositiveInt = 10
+    """Rounds between two steps."""
+    factor_per_step: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """What each step multiplies the rate by."""
+    warmup_rounds: NonNegativeInt = 0
+    """Rounds over which the rate rises linearly to its full value."""
+
+    def factor(self, round_number: int, num_rounds: int) -> float:
+        """Return what the learning rate is multiplied by in a round (from 1)."""
+        steps = (round_number - 1) // self.every
+        return float(warmup(round_number, self.warmup_rounds) * self.factor_per_step**steps)
+
+
+class Cosine(Settings):
+    """The learning rate falls along half a cosine (Loshchilov and Hutter, ICLR 2017, arXiv:1608.03983, eq. 5)."""
+
+    name: Literal["cosine"] = "cosine"
+    """The learning rate falls along half a cosine over all rounds."""
+    final_factor: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """The factor that the cosine would reach one round after the last."""
+    warmup_rounds: NonNegativeInt = 0
+    """Rounds over which the rate rises linearly to its full value."""
+
+    def factor(self, round_number: int, num_rounds: int) -> float:
+        """Return what the learning rate is multiplied by in a round (from 1)."""
+        from math import cos, pi
+
+        fall = 0.5 * (1 + cos(pi * (round_number - 1) / num_rounds))
+        return warmup(round_number, self.warmup_rounds) * (self.final_factor + (1 - self.final_factor) * fall)
+
+
+def warmup(round_number: int, warmup_rounds: int) -> float:
+    """Return the linear warm-up's factor: `round_number / (warmup_rounds + 1)`, at most 1."""
+    return min(1.0, round_number / (warmup_rounds + 1))
+
+
+OptimizerSettings = Annotated[Sgd | Adam | AdamW, Field(discriminator="name"), BeforeValidator(named)]
+ScheduleSettings = Annotated[Constant | Step | Cosine, Field(discriminator="name"), BeforeValidator(named)]
+
+
+class TrainSettings(Settings):
+    """How a client trains its head in a round."""
+
+    local_epochs: PositiveInt | None = None
+    """Passes over the client's training part in a round. Default: 1, unless `local_steps` is given."""
+    local_steps: PositiveInt | None = None
+    """Optimiser steps in a round, over as many epochs as that takes; instead of `local_epochs`."""
+    batch_size: PositiveInt = 10
+    """Samples a step; a client with fewer takes all that it has."""
+    drop_last: bool = False
+    """Leave an epoch's last, smaller batch out (never the only one)."""
+    optimizer: OptimizerSettings = Sgd()
+    """The local optimiser; its state starts anew in every round."""
+    schedule: ScheduleSettings = Constant()
+    """How the learning rate changes from round to round."""
+    loss: Literal["auto", "softmax", "sigmoid", "squared"] = "auto"
+    """`softmax` for classes, `sigmoid` for several labels, `squared` for real numbers; `auto` follows the data."""
+    label_smoothing: Fraction = 0.0
+    """Share of the target that is spread evenly over all classes (softmax only)."""
+    clip_norm: PositiveFloat | None = None
+    """Largest norm of a step's gradient, over all of the head's parameters; null: not clipped."""
+
+    @model_validator(mode="after")
+    def _epochs_or_steps(self) -> TrainSettings:
+        if self.local_epochs is not None and self.local_steps is not None:
+            raise PydanticCustomError(
+                "epochs_or_steps",
+                "local_epochs ({epochs}) and local_steps ({steps}) are both given; keep one of them",
+                {"epochs": self.local_epochs, "steps": self.local_steps},
+            )
+        return self

@@ -1,0 +1,36 @@
+"""Settings of the runtime: where the clients of a simulation run."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field, NonNegativeFloat, PositiveFloat, PositiveInt
+
+from fedgraft.settings import Settings, named
+
+
+class InlineRuntime(Settings):
+    """Everything in this process; starts at once."""
+
+    name: Literal["inline"] = "inline"
+    """Server and clients in one process, without Ray; starts at once."""
+    threads: PositiveInt = 1
+    """Threads that torch uses while heads train; bits are promised for equal numbers of threads."""
+
+
+class FlowerRuntime(Settings):
+    """Flower's own simulation runtime: a SuperLink of our own, hosts as Ray actors."""
+
+    name: Literal["flower"] = "flower"
+    """Flower's own simulation runtime, on Ray, on this machine."""
+    hosts: PositiveInt | None = None
+    """Processes that speak for the clients; default: one a shard, at most one a processor core."""
+    cpus_per_host: PositiveFloat = 1.0
+    """Processor cores that Ray sets aside for each host."""
+    gpus_per_host: NonNegativeFloat = 0.0
+    """GPUs, or a part of one, that Ray sets aside for each host."""
+    threads: PositiveInt = 1
+    """Threads that torch uses in each host while heads train."""
+
+
+RuntimeSettings = Annotated[InlineRuntime | FlowerRuntime, Field(discriminator="name"), BeforeValidator(named)]

@@ -1,0 +1,49 @@
+"""The scenario: the model that composes every owner's settings."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fedgraft.data.settings import DataSettings
+from fedgraft.features.settings import FeatureSettings
+from fedgraft.models.settings import BackboneSettings
+from pydantic import BeforeValidator, Field, PositiveInt
+
+from clients.settings import TrainSettings
+from fedgraft.models.head_settings import HeadSettings, LinearHead
+from fedgraft.settings import Settings, named
+from fedgraft.simulation.settings import InlineRuntime, RuntimeSettings
+from server.settings import EvaluationSettings, ServerSettings
+from strategies.fedavg import FedAvg
+from strategies.registry import StrategySettings
+
+
+class Scenario(Settings):
+    """What to run: a federation's data, backbone, head, training, strategy and runtime."""
+
+    name: Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+    """Name of the scenario; the run's folder begins with it."""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 1
+    """Every draw is a function of this seed: split, order of batches, clients of a round, start of the head."""
+    data: DataSettings
+    """Where samples come from and which client owns which."""
+    backbone: Annotated[BackboneSettings, BeforeValidator(named)] = BackboneSettings()
+    """The pretrained base and the cut up to which it is frozen."""
+    features: FeatureSettings = FeatureSettings()
+    """How activations at the cut are computed and kept."""
+    head: HeadSettings = LinearHead()
+    """Everything trainable after the cut."""
+    train: TrainSettings = TrainSettings()
+    """How a client trains its head in a round."""
+    strategy: StrategySettings = FedAvg()
+    """How the clients' updates combine."""
+    server: ServerSettings = ServerSettings()
+    """How many rounds, and with whom."""
+    evaluation: EvaluationSettings = EvaluationSettings()
+    """What is evaluated, and how often."""
+    runtime: RuntimeSettings = InlineRuntime()
+    """Where the clients of a simulation run."""
+    shards: PositiveInt = 1
+    """Lists into which the clients are cut; sums are added list by list, whatever the number of processes."""
+    privacy: None = None
+    """Reserved for privacy settings of a later version; must be null."""

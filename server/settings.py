@@ -1,0 +1,46 @@
+"""Settings of the rounds and of evaluation, owned by the server side."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic_core import PydanticCustomError
+
+from fedgraft.settings import Settings
+
+
+class ServerSettings(Settings):
+    """How many rounds, with whom, and how often the server writes a checkpoint."""
+
+    rounds: PositiveInt = 20
+    """Rounds of training."""
+    clients_per_round: PositiveInt | None = None
+    """How many clients train in a round, drawn anew for each; null: all of them."""
+    clients_fraction: Annotated[float, Field(gt=0, le=1)] | None = None
+    """The same as a fraction of all clients (rounded, at least one); instead of `clients_per_round`."""
+    checkpoint_every: PositiveInt = 5
+    """Rounds between two checkpoints; a killed run resumes from the last one."""
+    timeout_seconds: PositiveFloat = 3600.0
+    """How long the server waits for the replies to one exchange."""
+
+    @model_validator(mode="after")
+    def _count_or_fraction(self) -> ServerSettings:
+        if self.clients_per_round is not None and self.clients_fraction is not None:
+            raise PydanticCustomError(
+                "count_or_fraction",
+                "clients_per_round ({count}) and clients_fraction ({fraction}) are both given; keep one of them",
+                {"count": self.clients_per_round, "fraction": self.clients_fraction},
+            )
+        return self
+
+
+class EvaluationSettings(Settings):
+    """What is evaluated, and how often."""
+
+    every: PositiveInt = 1
+    """Rounds between two evaluations; the last round is always evaluated."""
+    central: bool = True
+    """Evaluate on the central test part, where the data have one."""
+    per_client: bool = True
+    """Keep metrics of each client (client_metrics.csv), not only their sums."""

@@ -1,0 +1,115 @@
+"""What a strategy is: a pure value with a plan for each round and a way to combine the replies.
+
+A strategy knows arrays and its own settings and nothing else: no Flower, no I/O, no clients. Its class is
+its settings model too, so that a new strategy is one file and one line of the registry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedgraft.settings import Settings
+
+Arrays = Mapping[str, NDArray[Any]]
+"""Named arrays: a head, an update, a strategy's state."""
+
+
+@dataclass(frozen=True)
+class Half:
+    """The client's half of an algorithm: a name from the closed vocabulary in `clients/halves.py`, and its settings.
+
+    It travels as settings, never as code.
+    """
+
+    name: str = "plain"
+    parameters: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Request:
+    """One exchange with the clients of a round.
+
+    Attributes:
+        kind: what is asked for.
+        half: the client half that trains.
+        sums: names of the additive arrays, each of the head's shapes, that the replies must carry.
+        scalars: names of the additive scalars that the replies must carry.
+        arrays: what the clients get beside the global head, e.g. `control.weight`.
+    """
+
+    kind: Literal["train"] = "train"
+    half: Half = Half()
+    sums: tuple[str, ...] = ("update",)
+    scalars: tuple[str, ...] = ("weight",)
+    arrays: Arrays = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Replies:
+    """What came back for one request, already combined over hosts and shards.
+
+    Attributes:
+        sums: for `reply = "sum"`: sum name -> parameter name -> float64 array of the parameter's shape.
+            `update` is `sum_k n_k (w_k - w)`.
+        scalars: scalar name -> float64 sum over clients; `weight` is `sum_k n_k`.
+        stack: for `reply = "stack"`: parameter name -> `(num_clients, *shape)`, every client's update in
+            the order of the federation's clients.
+        weights: `(num_clients,)` float64, the number of training samples of each stacked client.
+        num_clients: how many clients are in it.
+    """
+
+    sums: Mapping[str, Arrays]
+    scalars: Mapping[str, float]
+    num_clients: int
+    stack: Arrays = field(default_factory=dict)
+    weights: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a round leaves: the new global head, the state for the next round, and metrics to record."""
+
+    head: Arrays
+    state: Arrays
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+class Strategy(Settings):
+    """The base of every strategy; subclasses add `name: Literal[...]` and their parameters."""
+
+    reply: ClassVar[Literal["sum", "stack"]] = "sum"
+    """What replies carry: sums over the host's clients, or every client's update stacked."""
+
+    evaluates: ClassVar[Literal["global"]] = "global"
+    """Which head is evaluated."""
+
+    def init(self, head: Arrays) -> Arrays:
+        """Return the state before the first round; all that lives between rounds, as flat named arrays."""
+        return {}
+
+    def plan(self, state: Arrays, round_number: int) -> tuple[Request, ...]:
+        """Return the exchanges of a round (from 1)."""
+        return (Request(),)
+
+    def aggregate(self, state: Arrays, head: Arrays, replies: tuple[Replies, ...]) -> Outcome:
+        """Combine the replies, one a request of the plan, into the next global head."""
+        raise NotImplementedError(f"{type(self).__name__} does not say how it aggregates")
+
+
+def mean_update(replies: Replies) -> dict[str, NDArray[np.float64]]:
+    """Return the sample-weighted mean update, `sum_k n_k u_k / sum_k n_k`; zeros if nobody had samples."""
+    weight = replies.scalars["weight"]
+    sums = replies.sums["update"]
+    return {name: np.asarray(value) / weight if weight > 0 else np.zeros_like(value) for name, value in sums.items()}
+
+
+def moved(head: Arrays, step: Arrays) -> dict[str, NDArray[Any]]:
+    """Return `head + step`, added in float64 and rounded once to the head's dtype."""
+    return {
+        name: (np.asarray(value, dtype=np.float64) + step[name]).astype(value.dtype) for name, value in head.items()
+    }
