@@ -15,7 +15,7 @@ class FedGraftError(Exception):
 class Fault:
     """One fault of a file: the full key, what is wrong, and the line where it stands (from 1).
 
-    `source` names the place if it is not the file that the error as a whole is about (a file that it extends).
+    `source` names the place where it is not the file that the whole error is about (a file that it extends).
     """
 
     key: str

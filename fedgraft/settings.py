@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict
+from pydantic_core import PydanticCustomError
 
 
 class Settings(BaseModel):
@@ -31,4 +32,13 @@ class PathMarker:
 
 
 LocalPath = Annotated[str, PathMarker()]
-"""The type of a settings field that holds a path; with words: `Annotated[str, PathMarker(words=("random",))]`."""
+"""The type of a field that holds a path; with words: `Annotated[str, PathMarker(words=("random",))]`."""
+
+
+def setting_fault(key: str, message: str) -> PydanticCustomError:
+    """Return the error that a model validator raises to point at a key below its own block.
+
+    `raise setting_fault("optimizer.learning_rate", "came 3; ...")` in the validator of `train` is reported at
+    `train.optimizer.learning_rate`, in the line of that key. A plain `ValueError` points at the block.
+    """
+    return PydanticCustomError("setting", "{message}", {"key": key, "message": message})
