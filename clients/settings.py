@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import (
     BeforeValidator,
+    ConfigDict,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
@@ -13,9 +14,13 @@ from pydantic import (
     PositiveInt,
     model_validator,
 )
-from pydantic_core import PydanticCustomError
 
-from fedgraft.settings import Settings, named
+from fedgraft.data.settings import DataSettings
+from fedgraft.features.settings import FeatureSettings
+from fedgraft.models.head_settings import HeadSettings
+from fedgraft.models.loss_settings import LossSettings
+from fedgraft.models.settings import BackboneSettings
+from fedgraft.settings import Settings, named, setting_fault
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
@@ -37,9 +42,7 @@ class Sgd(Settings):
     @model_validator(mode="after")
     def _nesterov_needs_momentum(self) -> Sgd:
         if self.nesterov and self.momentum == 0:
-            raise PydanticCustomError(
-                "nesterov", "nesterov is true but momentum is 0; set momentum above 0 or nesterov to false"
-            )
+            raise setting_fault("nesterov", "is true but momentum is 0; set momentum above 0 or nesterov to false")
         return self
 
 
@@ -140,19 +143,38 @@ class TrainSettings(Settings):
     """The local optimiser; its state starts anew in every round."""
     schedule: ScheduleSettings = Constant()
     """How the learning rate changes from round to round."""
-    loss: Literal["auto", "softmax", "sigmoid", "squared"] = "auto"
-    """`softmax` for classes, `sigmoid` for several labels, `squared` for real numbers; `auto` follows the data."""
-    label_smoothing: Fraction = 0.0
-    """Share of the target that is spread evenly over all classes (softmax only)."""
     clip_norm: PositiveFloat | None = None
     """Largest norm of a step's gradient, over all of the head's parameters; null: not clipped."""
 
     @model_validator(mode="after")
     def _epochs_or_steps(self) -> TrainSettings:
         if self.local_epochs is not None and self.local_steps is not None:
-            raise PydanticCustomError(
-                "epochs_or_steps",
-                "local_epochs ({epochs}) and local_steps ({steps}) are both given; keep one of them",
-                {"epochs": self.local_epochs, "steps": self.local_steps},
+            raise setting_fault(
+                "local_steps",
+                f"came {self.local_steps} beside local_epochs {self.local_epochs}; keep one of the two",
             )
         return self
+
+
+class RoundsPart(Settings):
+    """What a client reads of the server's settings."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    rounds: PositiveInt = 20
+
+
+class ClientPart(Settings):
+    """What the client side reads of a resolved scenario; the rest is none of its business."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    seed: int
+    data: DataSettings
+    backbone: BackboneSettings
+    features: FeatureSettings
+    head: HeadSettings
+    loss: LossSettings
+    train: TrainSettings
+    server: RoundsPart
+    shards: PositiveInt

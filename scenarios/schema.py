@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fedgraft.data.settings import DataSettings
-from fedgraft.features.settings import FeatureSettings
-from fedgraft.models.settings import BackboneSettings
 from pydantic import BeforeValidator, Field, PositiveInt
 
 from clients.settings import TrainSettings
+from fedgraft.data.settings import DataSettings
+from fedgraft.features.settings import FeatureSettings
 from fedgraft.models.head_settings import HeadSettings, LinearHead
+from fedgraft.models.loss_settings import AutoLoss, LossSettings
+from fedgraft.models.settings import BackboneSettings
 from fedgraft.settings import Settings, named
 from fedgraft.simulation.settings import InlineRuntime, RuntimeSettings
 from server.settings import EvaluationSettings, ServerSettings
@@ -33,6 +34,8 @@ class Scenario(Settings):
     """How activations at the cut are computed and kept."""
     head: HeadSettings = LinearHead()
     """Everything trainable after the cut."""
+    loss: LossSettings = AutoLoss()
+    """What training minimises and evaluation reports; by default what fits the data's targets."""
     train: TrainSettings = TrainSettings()
     """How a client trains its head in a round."""
     strategy: StrategySettings = FedAvg()

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
 
-from fedgraft.settings import Settings
+from fedgraft.data.settings import DataSettings
+from fedgraft.features.settings import FeatureSettings
+from fedgraft.models.head_settings import HeadSettings
+from fedgraft.models.loss_settings import LossSettings
+from fedgraft.models.settings import BackboneSettings
+from fedgraft.settings import Settings, setting_fault
+from strategies.registry import StrategySettings
 
 
 class ServerSettings(Settings):
@@ -27,10 +32,9 @@ class ServerSettings(Settings):
     @model_validator(mode="after")
     def _count_or_fraction(self) -> ServerSettings:
         if self.clients_per_round is not None and self.clients_fraction is not None:
-            raise PydanticCustomError(
-                "count_or_fraction",
-                "clients_per_round ({count}) and clients_fraction ({fraction}) are both given; keep one of them",
-                {"count": self.clients_per_round, "fraction": self.clients_fraction},
+            raise setting_fault(
+                "clients_fraction",
+                f"came {self.clients_fraction} beside clients_per_round {self.clients_per_round}; keep one of the two",
             )
         return self
 
@@ -44,3 +48,21 @@ class EvaluationSettings(Settings):
     """Evaluate on the central test part, where the data have one."""
     per_client: bool = True
     """Keep metrics of each client (client_metrics.csv), not only their sums."""
+
+
+class ServerPart(Settings):
+    """What the server side reads of a resolved scenario; the rest is none of its business."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    name: str
+    seed: int
+    data: DataSettings
+    backbone: BackboneSettings
+    features: FeatureSettings
+    head: HeadSettings
+    loss: LossSettings
+    strategy: StrategySettings
+    server: ServerSettings
+    evaluation: EvaluationSettings
+    shards: PositiveInt

@@ -1,0 +1,132 @@
+"""Metrics that add up: sums over samples, so that they are exact under any split.
+
+Sums are named float64 arrays. Every task has `count` and `loss` (summed over samples). Beside them:
+
+- classes: `correct`, and `confusion` `(C, C)` (rows: true class) up to `LARGEST_CONFUSION` classes;
+- labels: `correct` (right decisions at 0.5, averaged over labels), `true_positive`, `false_positive` and
+  `false_negative`, each `(L,)`;
+- real: `squared_error`, `absolute_error`, `target` and `target_square`, each `(T,)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedgraft.models.losses import Task
+
+LARGEST_CONFUSION = 200
+"""Classes up to which a confusion matrix is kept; above it would dwarf the head."""
+
+Sums = dict[str, NDArray[np.float64]]
+
+
+def metric_shapes(task: Task, num_outputs: int) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each sum, by name."""
+    shapes: dict[str, tuple[int, ...]] = {"count": (), "loss": ()}
+    if task == "classes":
+        confusion = {"confusion": (num_outputs, num_outputs)} if num_outputs <= LARGEST_CONFUSION else {}
+        return shapes | {"correct": ()} | confusion
+    if task == "labels":
+        names = ("true_positive", "false_positive", "false_negative")
+        return shapes | {"correct": ()} | dict.fromkeys(names, (num_outputs,))
+    names = ("squared_error", "absolute_error", "target", "target_square")
+    return shapes | dict.fromkeys(names, (num_outputs,))
+
+
+def sample_scores(outputs: NDArray[Any], targets: NDArray[Any], task: Task) -> NDArray[np.float64]:
+    """Return each sample's score, `(num_samples,)`: right or not, share of right labels, or squared error."""
+    if task == "classes":
+        return (outputs.argmax(axis=1) == targets).astype(np.float64)
+    if task == "labels":
+        return ((outputs > 0) == (targets > 0)).mean(axis=1, dtype=np.float64)
+    return np.square(outputs.astype(np.float64) - targets.reshape(outputs.shape)).sum(axis=1)
+
+
+def metric_sums(outputs: NDArray[Any], targets: NDArray[Any], losses: NDArray[Any], task: Task) -> Sums:
+    """Return the sums over samples.
+
+    Args:
+        outputs: `(num_samples, num_outputs)` logits, or predictions of real numbers.
+        targets: classes `(num_samples,)`, labels `(num_samples, num_outputs)`, or real numbers.
+        losses: `(num_samples,)`.
+        task: what the targets are.
+    """
+    num_outputs = outputs.shape[1]
+    sums: Sums = {
+        "count": np.array(float(len(outputs))),
+        "loss": np.array(losses.sum(dtype=np.float64)),
+    }
+    if task == "classes":
+        predicted = outputs.argmax(axis=1)
+        sums["correct"] = np.array(float((predicted == targets).sum()))
+        if num_outputs <= LARGEST_CONFUSION:
+            pairs = targets.astype(np.int64) * num_outputs + predicted
+            counts = np.bincount(pairs, minlength=num_outputs**2)
+            sums["confusion"] = counts.reshape(num_outputs, num_outputs).astype(np.float64)
+        return sums
+    if task == "labels":
+        predicted, actual = outputs > 0, targets > 0
+        sums["correct"] = np.array((predicted == actual).mean(axis=1, dtype=np.float64).sum())
+        sums["true_positive"] = (predicted & actual).sum(axis=0).astype(np.float64)
+        sums["false_positive"] = (predicted & ~actual).sum(axis=0).astype(np.float64)
+        sums["false_negative"] = (~predicted & actual).sum(axis=0).astype(np.float64)
+        return sums
+    actual = targets.reshape(outputs.shape).astype(np.float64)
+    error = outputs.astype(np.float64) - actual
+    sums["squared_error"] = np.square(error).sum(axis=0)
+    sums["absolute_error"] = np.abs(error).sum(axis=0)
+    sums["target"] = actual.sum(axis=0)
+    sums["target_square"] = np.square(actual).sum(axis=0)
+    return sums
+
+
+def add_sums(parts: list[Mapping[str, NDArray[Any]]]) -> Sums:
+    """Return the sum of several parts, in their order, in float64."""
+    total: Sums = {}
+    for part in parts:
+        for name, value in part.items():
+            total[name] = np.asarray(value, dtype=np.float64) + total.get(name, np.float64(0))
+    return total
+
+
+def summarise(sums: Mapping[str, NDArray[Any]], task: Task) -> dict[str, float]:
+    """Return the metrics that the sums give; empty if there is no sample.
+
+    Classes: accuracy, balanced accuracy (mean recall of the classes that occur), macro F1 (over classes that
+    occur or were predicted). Labels: accuracy, micro and macro F1. Real: mean squared and absolute error, and
+    R squared (both averaged over outputs; R squared only where the targets vary).
+    """
+    count = float(sums["count"])
+    if count == 0:
+        return {}
+    metrics = {"loss": float(sums["loss"]) / count}
+    if task in ("classes", "labels"):
+        metrics["accuracy"] = float(sums["correct"]) / count
+    if task == "classes" and "confusion" in sums:
+        confusion = np.asarray(sums["confusion"])
+        hits, actual, predicted = np.diag(confusion), confusion.sum(axis=1), confusion.sum(axis=0)
+        metrics["balanced_accuracy"] = float((hits[actual > 0] / actual[actual > 0]).mean())
+        seen = (actual + predicted) > 0
+        metrics["macro_f1"] = float((2 * hits[seen] / (actual + predicted)[seen]).mean())
+    elif task == "labels":
+        hits = np.asarray(sums["true_positive"])
+        wrong = np.asarray(sums["false_positive"]) + np.asarray(sums["false_negative"])
+        seen = (hits + wrong) > 0
+        metrics["micro_f1"] = float(2 * hits.sum() / max(2 * hits.sum() + wrong.sum(), 1.0))
+        metrics["macro_f1"] = float((2 * hits[seen] / (2 * hits + wrong)[seen]).mean()) if seen.any() else 0.0
+    elif task == "real":
+        squared, target = np.asarray(sums["squared_error"]), np.asarray(sums["target"])
+        metrics["mean_squared_error"] = float((squared / count).mean())
+        metrics["mean_absolute_error"] = float((np.asarray(sums["absolute_error"]) / count).mean())
+        spread = np.asarray(sums["target_square"]) - target**2 / count
+        if (spread > 0).all():
+            metrics["r_squared"] = float((1 - squared / spread).mean())
+    return metrics
+
+
+PRIMARY: dict[Task, str] = {"classes": "accuracy", "labels": "accuracy", "real": "mean_squared_error"}
+"""The metric that displays and summaries lead with."""

@@ -1,0 +1,44 @@
+"""Settings of the loss: what training minimises and evaluation reports."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field
+
+from fedgraft.settings import Settings, named
+
+
+class AutoLoss(Settings):
+    """Whatever fits the data's targets."""
+
+    name: Literal["auto"] = "auto"
+    """`softmax` for classes, `sigmoid` for several labels, `squared` for real numbers."""
+
+
+class SoftmaxLoss(Settings):
+    """Cross-entropy of the softmax; targets are classes."""
+
+    name: Literal["softmax"] = "softmax"
+    """Cross-entropy of the softmax; targets are classes."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the target that is spread evenly over all classes, in training only."""
+
+
+class SigmoidLoss(Settings):
+    """Binary cross-entropy, averaged over labels; targets are classes or several labels."""
+
+    name: Literal["sigmoid"] = "sigmoid"
+    """Binary cross-entropy of each output's sigmoid, averaged over the outputs."""
+
+
+class SquaredLoss(Settings):
+    """Half the squared error, summed over outputs; targets are real numbers, or classes as one-hot rows."""
+
+    name: Literal["squared"] = "squared"
+    """Half the squared error, summed over the outputs; classes count as one-hot rows."""
+
+
+LossSettings = Annotated[
+    AutoLoss | SoftmaxLoss | SigmoidLoss | SquaredLoss, Field(discriminator="name"), BeforeValidator(named)
+]

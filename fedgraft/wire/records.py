@@ -1,0 +1,113 @@
+"""Requests and replies as Flower records, and the checks of whatever arrives.
+
+A record holds one JSON body, `ConfigRecord "body"`, and groups of named arrays, one `ArrayRecord` a group
+(`head`, `update`, `clients`, ...). Arrays are NumPy's own format without pickle, as Flower packs them.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from fedgraft.errors import WireError, listed
+from fedgraft.settings import Settings
+from fedgraft.wire.protocol import PROTOCOL, check_number
+
+Arrays = Mapping[str, NDArray[Any]]
+Body = TypeVar("Body", bound=Settings)
+
+LARGEST_RECORD_BYTES = 2_000_000_000
+"""What one record may hold; a `stack` reply above it is refused before it is built."""
+
+_KINDS = frozenset("biuf")
+
+
+def pack(body: Settings, groups: Mapping[str, Arrays] | None = None) -> RecordDict:
+    """Return the record of a body and its groups of arrays."""
+    record = RecordDict({"body": ConfigRecord({"protocol": PROTOCOL, "json": body.model_dump_json()})})
+    for group, arrays in (groups or {}).items():
+        record[group] = ArrayRecord({name: Array(np.ascontiguousarray(value)) for name, value in arrays.items()})
+    return record
+
+
+def unpack(record: RecordDict, model: type[Body], what: str) -> tuple[Body, dict[str, dict[str, NDArray[Any]]]]:
+    """Return the body and the groups of a record that came from another process, checked.
+
+    Args:
+        record: what came.
+        model: the settings model that the body must fit.
+        what: who sent what, for the texts of errors ("reply to train from node 3").
+
+    Raises:
+        WireError: another protocol, a body that does not fit, or arrays that can't be trusted: not NumPy's
+            format, a dtype or shape other than declared, values that are not finite, or too large.
+    """
+    body = record.config_records.get("body")
+    if body is None:
+        raise WireError(f"{what} has no body, only {listed(list(record))}; it does not come from FedGraft")
+    check_number("protocol", body.get("protocol"), PROTOCOL, what)
+    try:
+        parsed = model.model_validate_json(str(body.get("json")))
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()[:5])
+        raise WireError(f"{what} has a body that does not fit {model.__name__}: {faults}") from error
+    if record_bytes(record) > LARGEST_RECORD_BYTES:
+        raise WireError(f"{what} holds {record_bytes(record):,} bytes, more than {LARGEST_RECORD_BYTES:,}")
+    groups = {
+        group: {name: _decode(array, f"{what}: {group}.{name}") for name, array in arrays.items()}
+        for group, arrays in record.array_records.items()
+    }
+    return parsed, groups
+
+
+def _decode(array: Array, what: str) -> NDArray[Any]:
+    """Return the NumPy array of a Flower array; nothing is believed of what it says about itself."""
+    if array.stype != "numpy.ndarray":
+        raise WireError(f"{what} is packed as {array.stype!r}; only numpy.ndarray is accepted")
+    try:
+        value = np.load(io.BytesIO(array.data), allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise WireError(f"{what} is not a NumPy array without pickle: {error}") from error
+    if not isinstance(value, np.ndarray) or value.dtype.kind not in _KINDS:
+        raise WireError(f"{what} is of type {getattr(value, 'dtype', type(value))}; expected numbers")
+    if tuple(value.shape) != tuple(array.shape) or str(value.dtype) != array.dtype:
+        raise WireError(f"{what} says {array.dtype} {tuple(array.shape)} and holds {value.dtype} {tuple(value.shape)}")
+    if value.dtype.kind == "f" and not np.isfinite(value).all():
+        count = int(value.size - np.isfinite(value).sum())
+        raise WireError(f"{what} has {count} of {value.size} values that are not finite (NaN or infinite)")
+    return value
+
+
+def expect(arrays: Arrays | None, shapes: Mapping[str, tuple[int, ...]], what: str) -> None:
+    """Refuse a group of arrays whose names or shapes are others than expected.
+
+    Raises:
+        WireError: the group is missing, or names or shapes differ; all that differ are named.
+    """
+    if arrays is None:
+        raise WireError(f"{what} is missing")
+    missing, surplus = sorted(set(shapes) - set(arrays)), sorted(set(arrays) - set(shapes))
+    faults = [f"missing {listed(missing)}"] if missing else []
+    faults += [f"unexpected {listed(surplus)}"] if surplus else []
+    faults += [
+        f"{name} has shape {arrays[name].shape}, expected {tuple(shape)}"
+        for name, shape in shapes.items()
+        if name in arrays and tuple(arrays[name].shape) != tuple(shape)
+    ]
+    if faults:
+        raise WireError(f"{what}: {'; '.join(faults)}")
+
+
+def record_bytes(record: RecordDict) -> int:
+    """Return the bytes of a record's payload: arrays as packed, and text; without Flower's framing (about 1 %)."""
+    arrays = sum(len(array.data) for group in record.array_records.values() for array in group.values())
+    texts = sum(
+        len(value) for config in record.config_records.values() for value in config.values() if isinstance(value, str)
+    )
+    return arrays + texts

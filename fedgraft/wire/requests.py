@@ -1,0 +1,150 @@
+"""The bodies of requests and replies: everything that is said besides arrays.
+
+| Flower message type | request | reply | arrays of the request | arrays of the reply |
+| --- | --- | --- | --- | --- |
+| `query.describe` | DescribeRequest | Description | | `clients` |
+| `query.backbone` | BackboneRequest | BackboneReply | `weights`, once | |
+| `train` | TrainRequest | TrainReply | `head`, `clients`, `extra` | sums or `stack`; `metrics`; `clients` |
+| `evaluate` | EvaluateRequest | EvaluateReply | `head`, `clients` | `metrics`, `clients` |
+| `query.statistics` | StatisticsRequest | StatisticsReply | `clients` | `counts`, `sums`, `moments` |
+| `query.cross_validate` | CrossValidateRequest | CrossValidateReply | `clients`, pooled moments | `metrics` |
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+
+from fedgraft.settings import Settings
+
+
+class DescribeRequest(Settings):
+    """Asks a host for which clients it speaks and what it has."""
+
+    run_id: str
+
+
+class Description(Settings):
+    """What a host says of itself; label names, sizes and versions, no data.
+
+    Arrays, group `clients`: `names` uint8, the clients' names joined by newlines in UTF-8; `num_train` and
+    `num_validation`, `(num_clients,)` int64; `label_counts`, `(num_clients, num_outputs)` int64.
+    """
+
+    code_digest: str
+    release: str
+    task: Literal["classes", "labels", "real"]
+    label_names: tuple[str, ...]
+    feature_dim: NonNegativeInt
+    backbone_digests: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+
+class BackboneRequest(Settings):
+    """The manifest of the backbone that the run uses; `weights` come with it only when a host lacks them."""
+
+    run_id: str
+    weights_digest: str
+    feature_dim: PositiveInt
+    num_tensors: PositiveInt
+    carries_weights: bool = False
+
+
+class BackboneReply(Settings):
+    """Whether the host has those weights now."""
+
+    has_weights: bool
+
+
+class HalfSettings(Settings):
+    """A client half, by name, with its parameters."""
+
+    name: str = "plain"
+    parameters: dict[str, float] = Field(default_factory=dict)
+
+
+class TrainRequest(Settings):
+    """Asks a host to train some of its clients from the given head.
+
+    Arrays: `head`, the global head; `clients.index`, `(num,)` int64 positions in the host's description.
+    """
+
+    run_id: str
+    round_number: PositiveInt
+    shard: NonNegativeInt
+    half: HalfSettings = HalfSettings()
+    reply: Literal["sum", "stack"] = "sum"
+    sums: tuple[str, ...] = ("update",)
+    scalars: tuple[str, ...] = ("weight",)
+    evaluate: bool = True
+    per_client: bool = True
+
+
+class TrainReply(Settings):
+    """What training gave, beside the arrays.
+
+    Arrays: one group a sum, float64, of the head's shapes; or `stack`, `(num_clients, *shape)`, and
+    `clients.weight`. `metrics`: sums over the clients' validation parts of the head that was received (see
+    `fedgraft.metrics`), and `train_loss`. `clients`: the same a client, when asked for.
+    """
+
+    round_number: PositiveInt
+    shard: NonNegativeInt
+    num_clients: NonNegativeInt
+    scalars: dict[str, float]
+    seconds: float
+
+
+class EvaluateRequest(Settings):
+    """Asks a host to evaluate a head on its clients' validation parts."""
+
+    run_id: str
+    round_number: NonNegativeInt
+    shard: NonNegativeInt
+    per_client: bool = True
+
+
+class EvaluateReply(Settings):
+    """What evaluation gave, beside the arrays `metrics` and `clients`."""
+
+    round_number: NonNegativeInt
+    shard: NonNegativeInt
+    num_clients: NonNegativeInt
+    seconds: float
+
+
+class StatisticsRequest(Settings):
+    """Asks for additive sums of the clients' training features (DESIGN: sums are exact under any split).
+
+    `second_moment`: `diagonal` asks for sums of squares, `(D,)`; `shared` for the Gram matrix, `(D, D)`;
+    `per_class` for one a class, `(C, D, D)`.
+    """
+
+    run_id: str
+    shard: NonNegativeInt
+    second_moment: Literal["none", "diagonal", "shared", "per_class"] = "none"
+
+
+class StatisticsReply(Settings):
+    """Arrays, group `sums`, float64: `count` `(C,)`, `sum` `(C, D)`, and `second_moment` if asked for."""
+
+    shard: NonNegativeInt
+    num_clients: NonNegativeInt
+    num_samples: NonNegativeInt
+
+
+class CrossValidateRequest(Settings):
+    """Sends pooled moments; each client's rows are taken out and its samples predicted, for each lambda."""
+
+    run_id: str
+    shard: NonNegativeInt
+    lambdas: tuple[PositiveFloat, ...] = Field(min_length=1, max_length=100)
+
+
+class CrossValidateReply(Settings):
+    """Arrays, group `counts`: `correct` `(num_lambdas,)` int64."""
+
+    shard: NonNegativeInt
+    num_clients: NonNegativeInt
+    num_samples: NonNegativeInt
