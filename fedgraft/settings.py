@@ -16,8 +16,17 @@ class Settings(BaseModel):
 
 
 def named(value: object) -> object:
-    """Turn the short form of a choice, a bare string, into `{name: string}`; for a `BeforeValidator`."""
-    return {"name": value} if isinstance(value, str) else value
+    """Turn the short form of a choice, a bare string, into `{name: string}`; for a `BeforeValidator`.
+
+    Lists become tuples: what such a validator returns is checked as Python, where a strict tuple is no list.
+    """
+    return {"name": value} if isinstance(value, str) else _with_tuples(value)
+
+
+def _with_tuples(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: _with_tuples(entry) for key, entry in value.items()}
+    return tuple(_with_tuples(entry) for entry in value) if isinstance(value, list) else value
 
 
 @dataclass(frozen=True)

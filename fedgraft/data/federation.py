@@ -1,0 +1,212 @@
+"""The federation: every client's train and validation part, and the central test part."""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import json
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedgraft.data import cache
+from fedgraft.data.partitions import assign
+from fedgraft.data.ragged import Ragged, ragged
+from fedgraft.data.samples import Indices, Samples
+from fedgraft.data.settings import DataSettings
+from fedgraft.data.sources import load_samples
+from fedgraft.errors import DataError, listed
+from fedgraft.randomness import GAMMA, key, mix, name_keys
+
+_VERSION = "1"  # of the split; a change of the rules below needs another
+
+
+@dataclass(frozen=True, eq=False)
+class Federation:
+    """Who owns which samples. Clients stand in a fixed order, and an empty client is still a client.
+
+    `train` and `validation` hold indices into `samples`, ascending within a client; `test` likewise. The three
+    never share a sample.
+    """
+
+    samples: Samples
+    client_names: tuple[str, ...]
+    train: Ragged
+    validation: Ragged
+    test: Indices
+    notes: tuple[str, ...] = ()
+
+    @property
+    def num_clients(self) -> int:
+        """Return the number of clients, the empty ones included."""
+        return len(self.client_names)
+
+    def label_counts(self) -> NDArray[np.int64]:
+        """Return how often each label stands at each client, train and validation, `(num_clients, num_classes)`.
+
+        With real targets there is nothing to count by: the one column is the number of samples.
+        """
+        counts = np.zeros((self.num_clients, self._num_columns), dtype=np.int64)
+        for part in (self.train, self.validation):
+            if self.samples.task == "classes":
+                classes = self.samples.targets[part.indices].astype(np.int64)
+                np.add.at(counts, (part.owners, classes), 1)
+            elif self.samples.task == "labels":
+                np.add.at(counts, part.owners, self.samples.targets[part.indices].astype(np.int64))
+            else:
+                counts[:, 0] += part.counts
+        return counts
+
+    @property
+    def _num_columns(self) -> int:
+        return 1 if self.samples.task == "real" else self.samples.num_classes
+
+    @functools.cached_property
+    def _digest(self) -> str:
+        parts = (self.train, self.validation)
+        arrays = [array for part in parts for array in (part.offsets, part.indices)]
+        names = "\0".join(self.client_names)
+        return cache.digest_of(self.samples.digest(), names, *(a.tobytes() for a in (*arrays, self.test)))
+
+    def digest(self) -> str:
+        """Return the digest of samples, clients and split (sha256, hex)."""
+        return self._digest
+
+
+def build_federation(settings: DataSettings, seed: int) -> Federation:
+    """Read the source, hold out the test part, divide the rest among clients and split each client's samples.
+
+    The division is kept in the cache, so that a second call imports no partitioner.
+
+    Raises:
+        DataError: the source or the partition can't be had; the text says what to change.
+    """
+    samples = load_samples(settings.source, seed)
+    versions = [importlib.metadata.version(name) for name in ("flwr-datasets", "numpy")]
+    cache_key = cache.digest_of(
+        _VERSION, *versions, settings.model_dump_json(exclude={"source"}), samples.digest(), str(seed)
+    )
+    kept = cache.read("partitions", cache_key)
+    if kept is not None:
+        return Federation(
+            samples=samples,
+            client_names=tuple(kept["client_names"].tolist()),
+            train=Ragged(kept["train_offsets"], kept["train_indices"]),
+            validation=Ragged(kept["validation_offsets"], kept["validation_indices"]),
+            test=kept["test"],
+            notes=tuple(json.loads(str(kept["notes"]))),
+        )
+    federation = _divided(samples, settings, seed)
+    cache.write(
+        "partitions",
+        cache_key,
+        {
+            "client_names": np.array(federation.client_names),
+            "train_offsets": federation.train.offsets,
+            "train_indices": federation.train.indices,
+            "validation_offsets": federation.validation.offsets,
+            "validation_indices": federation.validation.indices,
+            "test": federation.test,
+            "notes": np.array(json.dumps(federation.notes)),
+        },
+    )
+    return federation
+
+
+def _divided(samples: Samples, settings: DataSettings, seed: int) -> Federation:
+    test = _held_out(samples, settings.test_fraction, seed)
+    pool = np.setdiff1d(np.arange(samples.num_samples), test, assume_unique=True)
+    if samples.is_test is not None and len(pool) == 0:
+        raise DataError("every sample is in the source's official test part; none is left for the clients")
+    assignment = assign(samples, pool, settings.partition, seed)
+    train, validation = split(
+        assignment.members,
+        assignment.client_names,
+        seed,
+        validation_fraction=settings.validation_fraction,
+        max_samples=settings.max_samples_per_client,
+    )
+    notes = [*samples.notes, *assignment.notes]
+    if samples.is_test is not None and settings.test_fraction > 0:
+        notes.append(f"the source's own test part ({len(test)} samples) is the central test; test_fraction is ignored")
+    capped = int((assignment.members.counts > (settings.max_samples_per_client or np.inf)).sum())
+    if capped:
+        left_out = len(assignment.members.indices) - len(train.indices) - len(validation.indices)
+        notes.append(
+            f"{capped} of {len(train)} clients are cut to {settings.max_samples_per_client} samples "
+            f"(max_samples_per_client); {left_out} samples are left out"
+        )
+    federation = Federation(samples, assignment.client_names, train, validation, test)
+    return Federation(samples, assignment.client_names, train, validation, test, (*notes, *_client_notes(federation)))
+
+
+def _held_out(samples: Samples, fraction: float, seed: int) -> Indices:
+    """Return the central test part, ascending: the official one, or a fraction of each class.
+
+    A class with one sample keeps it; several labels and real targets are drawn without regard to the target.
+    """
+    if samples.is_test is not None:
+        return np.flatnonzero(samples.is_test).astype(np.int64)
+    strata = samples.targets if samples.task == "classes" else np.zeros(samples.num_samples, dtype=np.int64)
+    sizes = np.bincount(strata)
+    quotas = np.minimum(np.floor(fraction * sizes + 0.5), np.maximum(sizes - 1, 0)).astype(np.int64)
+    by_stratum = ragged(np.argsort(strata, kind="stable"), sizes)
+    ranks = _ranks(by_stratum, key(seed, "test part", 0, np.arange(len(sizes), dtype=np.uint64)))
+    return np.sort(by_stratum.indices[ranks < np.repeat(quotas, sizes)])
+
+
+def split(
+    members: Ragged,
+    client_names: tuple[str, ...],
+    seed: int,
+    *,
+    validation_fraction: float,
+    max_samples: int | None = None,
+) -> tuple[Ragged, Ragged]:
+    """Split each client's samples into train and validation; no client's split depends on another client.
+
+    A client's split is a pure function of the seed, its name and its samples. Of `n` samples (after the cap)
+    `floor(validation_fraction * n + 0.5)` go to validation, but one at least stays for training.
+    """
+    ranks = _ranks(members, key(seed, "validation part", 0, name_keys(client_names)))
+    counts = members.counts if max_samples is None else np.minimum(members.counts, max_samples)
+    sizes = np.minimum(np.floor(validation_fraction * counts + 0.5), np.maximum(counts - 1, 0))
+    in_validation = ranks < np.repeat(sizes, members.counts)
+    in_train = ~in_validation & (ranks < np.repeat(counts, members.counts))
+    return members.keep(in_train), members.keep(in_validation)
+
+
+def _ranks(lists: Ragged, keys: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """Return each index's place in a random order of its list; list `k`'s order is a function of key `k`."""
+    owners = lists.owners
+    positions = np.arange(len(owners), dtype=np.int64) - lists.offsets[:-1][owners]
+    with np.errstate(over="ignore"):
+        draws = mix(keys[owners] + (positions + 1).astype(np.uint64) * GAMMA)
+    ranks = np.empty(len(owners), dtype=np.int64)
+    ranks[np.lexsort((draws, owners))] = positions
+    return ranks
+
+
+def _client_notes(federation: Federation) -> list[str]:
+    """Return one line each about empty clients, clients of one class and label sets that differ."""
+    counts = federation.label_counts()
+    sizes = federation.train.counts + federation.validation.counts
+    notes = []
+
+    def note(which: NDArray[np.bool_], text: str) -> None:
+        if which.any():
+            names = listed((federation.client_names[number] for number in np.flatnonzero(which)), 5)
+            notes.append(f"{int(which.sum())} of {federation.num_clients} clients {text}: {names}")
+
+    note(sizes == 0, "have no samples (they stay listed, with weight 0)")
+    if federation.samples.task == "classes":
+        present = (counts > 0).sum(axis=1)
+        note((present == 1), "hold a single class")
+        lacking = int(((present < federation.samples.num_classes) & (sizes > 0)).sum())
+        if lacking:
+            notes.append(
+                f"label sets differ: {lacking} of {federation.num_clients} clients lack at least one of the "
+                f"{federation.samples.num_classes} classes; the head has all of them"
+            )
+    return notes

@@ -1,0 +1,213 @@
+"""How samples fall to clients: flwr-datasets' partitioners, fed with rows shuffled from the scenario's seed."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedgraft.data.ragged import Ragged, ascending, ragged
+from fedgraft.data.samples import Indices, Names, Samples
+from fedgraft.data.settings import (
+    DirichletSettings,
+    IidSettings,
+    NaturalSettings,
+    PartitionSettings,
+    PathologicalSettings,
+    ShardsSettings,
+    SizesSettings,
+)
+from fedgraft.errors import DataError
+from fedgraft.randomness import key, orders
+
+_BY_CLASS = ("dirichlet", "pathological", "shards")
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """Which samples fall to which client, before a cap and a validation part are taken."""
+
+    client_names: tuple[str, ...]
+    members: Ragged
+    """Indices of samples, ascending within a client."""
+    notes: tuple[str, ...] = ()
+
+
+def partition_names() -> tuple[tuple[str, str], ...]:
+    """Return `(name, description)` of each partition, for `fedgraft list partitions`."""
+    return (
+        ("iid", "equal random parts"),
+        ("dirichlet", "each class shared out by a draw from a Dirichlet distribution; a small alpha is uneven"),
+        ("pathological", "a fixed number of classes a client"),
+        ("shards", "samples sorted by class and cut into shards, some shards a client"),
+        ("sizes", "random parts of given sizes"),
+        ("natural", "the owners that the data name: site folders, a csv's client column, an array 'client'"),
+    )
+
+
+def assign(samples: Samples, pool: Indices, settings: PartitionSettings, seed: int) -> Assignment:
+    """Divide the samples of `pool` (ascending indices) among clients; every client is listed, empty or not.
+
+    Raises:
+        DataError: the partition does not suit the samples (more clients than samples, no natural clients, ...).
+    """
+    _check_task(samples, settings)
+    _check_numbers(samples, pool, settings)
+    # The partitioners cut runs of rows, so the rows are shuffled first, as flwr's FederatedDataset does.
+    rows = pool[orders(key(seed, "partition rows"), len(pool))[0]]
+    if isinstance(settings, ShardsSettings):
+        rows = rows[np.argsort(samples.targets[rows], kind="stable")]
+    columns: dict[str, NDArray[Any]] = {"row": np.arange(len(rows))}
+    if settings.name in _BY_CLASS:
+        columns["label"] = samples.targets[rows]
+    if samples.natural_client is not None and settings.name == "natural":
+        columns["owner"] = samples.natural_client[rows]
+    parts, owners = _divide(columns, settings, int(key(seed, "partition")[0] >> np.uint64(1)))
+    if samples.natural_client is not None and settings.name == "natural":
+        names, parts = _with_absent_owners(samples, samples.natural_client, owners, parts)
+    else:
+        width = max(4, len(str(len(parts) - 1)))
+        names = tuple(f"client-{number:0{width}}" for number in range(len(parts)))
+    members = ascending(ragged(rows[np.concatenate(parts)], [len(part) for part in parts]))
+    left_out = len(pool) - len(members.indices)
+    line = f"the partition '{settings.name}' leaves out {left_out} of {len(pool)} samples"
+    return Assignment(names, members, (line,) if left_out else ())
+
+
+def _check_task(samples: Samples, settings: PartitionSettings) -> None:
+    if settings.name in _BY_CLASS and samples.task != "classes":
+        targets = "several labels a sample" if samples.task == "labels" else "real targets"
+        raise DataError(
+            f"the partition '{settings.name}' divides by class, but this source has {targets}; "
+            "use iid, sizes or natural"
+        )
+    if settings.name == "natural" and samples.natural_client is None:
+        raise DataError(
+            "the partition 'natural' needs to know who owns each sample, and this source doesn't say: set "
+            "sites (folder), client_column (csv) or num_clients (synthetic), add an array 'client' (arrays), "
+            "or use iid, dirichlet, pathological, shards or sizes"
+        )
+    if isinstance(settings, PathologicalSettings):
+        present = len(np.unique(samples.targets))
+        if settings.classes_per_client > present:
+            raise DataError(
+                f"the partition 'pathological' asks for {settings.classes_per_client} classes a client, but the "
+                f"samples have {present}; make classes_per_client at most {present}"
+            )
+
+
+def _check_numbers(samples: Samples, pool: Indices, settings: PartitionSettings) -> None:
+    held_out = samples.num_samples - len(pool)
+    left = f"only {len(pool)} samples are left to divide ({held_out} of {samples.num_samples} are held out)"
+    if isinstance(settings, NaturalSettings):
+        if len(pool) == 0:
+            raise DataError(f"{left}; make test_fraction smaller")
+    elif isinstance(settings, SizesSettings):
+        if sum(settings.sizes) > len(pool):
+            raise DataError(
+                f"the partition 'sizes' asks for {sum(settings.sizes)} samples, but {left}; "
+                "make the sizes or test_fraction smaller"
+            )
+    elif settings.clients > len(pool):
+        raise DataError(
+            f"more clients than samples: the partition '{settings.name}' asks for {settings.clients} clients, "
+            f"but {left}; use fewer clients or more samples"
+        )
+    elif isinstance(settings, ShardsSettings) and settings.clients * settings.shards_per_client > len(pool):
+        raise DataError(
+            f"the partition 'shards' asks for {settings.clients} x {settings.shards_per_client} shards, but "
+            f"{left}; use fewer clients or fewer shards_per_client"
+        )
+
+
+def _divide(
+    columns: Mapping[str, NDArray[Any]], settings: PartitionSettings, seed: int
+) -> tuple[list[Indices], tuple[str, ...]]:
+    """Return for each partition the numbers of its rows, and the natural owners' names in that order.
+
+    The partitioners' warnings (a class that no client gets) and natural id's progress bar are kept quiet: what
+    is left out is counted afterwards.
+    """
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import datasets
+        from flwr_datasets.partitioner import NaturalIdPartitioner
+
+        class Rows(datasets.Dataset):  # type: ignore[misc]
+            """A table in memory whose selections are plain row numbers: no Arrow table a client."""
+
+            def select(self, indices: Indices | range, **_: object) -> Indices:
+                return np.asarray(indices, dtype=np.int64)
+
+            def sort(self, *_: object, **__: object) -> Rows:
+                return self  # shards ask for rows sorted by label, and they come sorted
+
+        datasets.disable_progress_bars()
+        partitioner = _partitioner(settings, seed)
+        partitioner.dataset = Rows(datasets.Dataset.from_dict(dict(columns)).data)
+        try:
+            parts = [partitioner.load_partition(number) for number in range(partitioner.num_partitions)]
+        except ValueError as error:
+            raise DataError(
+                f"the partition '{settings.name}' can't divide these {len(columns['row'])} samples: {error}"
+            ) from error
+        owners: tuple[str, ...] = ()
+        if isinstance(partitioner, NaturalIdPartitioner):
+            owners = tuple(partitioner.partition_id_to_natural_id[number] for number in range(len(parts)))
+    return parts, owners
+
+
+def _partitioner(settings: PartitionSettings, seed: int) -> Any:
+    """Build flwr-datasets' partitioner; rows are shuffled before, so theirs is off (it costs a list a client)."""
+    from flwr_datasets import partitioner as flower
+
+    if isinstance(settings, IidSettings):
+        return flower.IidPartitioner(num_partitions=settings.clients)
+    if isinstance(settings, DirichletSettings):
+        return flower.DirichletPartitioner(
+            num_partitions=settings.clients,
+            partition_by="label",
+            alpha=settings.alpha,
+            min_partition_size=0,
+            self_balancing=False,
+            shuffle=False,
+            seed=seed,
+        )
+    if isinstance(settings, PathologicalSettings):
+        return flower.PathologicalPartitioner(
+            num_partitions=settings.clients,
+            partition_by="label",
+            num_classes_per_partition=settings.classes_per_client,
+            class_assignment_mode="first-deterministic",  # the paper's own; uses every class
+            shuffle=False,
+            seed=seed,
+        )
+    if isinstance(settings, ShardsSettings):
+        return flower.ShardPartitioner(
+            num_partitions=settings.clients,
+            partition_by="label",
+            num_shards_per_partition=settings.shards_per_client,
+            shuffle=False,
+            seed=seed,
+        )
+    if isinstance(settings, SizesSettings):
+        return flower.SizePartitioner(partition_sizes=settings.sizes)
+    return flower.NaturalIdPartitioner(partition_by="owner")
+
+
+def _with_absent_owners(
+    samples: Samples, natural_client: Names, owners: tuple[str, ...], parts: list[Indices]
+) -> tuple[tuple[str, ...], list[Indices]]:
+    """Add, as empty clients, the owners whose samples all went into the held-out test."""
+    listed = natural_client if samples.is_test is None else natural_client[~samples.is_test]
+    names = tuple(np.unique(listed).tolist())
+    found = dict(zip(owners, parts, strict=True))
+    return names, [found.get(name, np.empty(0, dtype=np.int64)) for name in names]

@@ -1,0 +1,158 @@
+"""Samples: inputs, targets and what the data say about each; the same for every source."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedgraft.data.cache import AnyArray, digest_of
+from fedgraft.data.settings import Task
+from fedgraft.errors import DataError, listed
+
+Indices = NDArray[np.int64]
+Image = NDArray[np.uint8]
+Names = NDArray[np.str_]
+Images = NDArray[np.uint8] | list[Image]
+"""`(n, H, W, 3)` if all have one size, otherwise a list of `(H_i, W_i, 3)`."""
+
+
+class Inputs(Protocol):
+    """Where the inputs of samples are read; a source gives one, of one of the two kinds."""
+
+    @property
+    def kind(self) -> Literal["images", "features"]:
+        """Say what the inputs are."""
+
+    def images(self, indices: Indices) -> Images:
+        """Read the images at `indices`, and no others."""
+
+    def features(self) -> NDArray[np.float32]:
+        """Return all feature vectors, `(num_samples, num_features)`."""
+
+    def digests(self) -> NDArray[np.uint8]:
+        """Return a digest of each input's content, `(num_samples, 16)`."""
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """All samples of a source, in a fixed order.
+
+    `targets` are `(N,)` int64 classes, `(N, L)` uint8 zeros and ones, or `(N,)` or `(N, T)` float32 numbers.
+    `is_test` marks an official test part. `notes` are plain lines about what was left out or looks odd.
+    """
+
+    inputs: Inputs
+    targets: NDArray[np.int64] | NDArray[np.uint8] | NDArray[np.float32]
+    task: Task
+    label_names: tuple[str, ...]
+    sample_ids: Names
+    natural_client: Names | None = None
+    group: Names | None = None
+    is_test: NDArray[np.bool_] | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def num_samples(self) -> int:
+        """Return the number of samples."""
+        return len(self.targets)
+
+    @property
+    def num_classes(self) -> int:
+        """Return the number of classes, labels or real targets: the outputs of a head."""
+        return len(self.label_names)
+
+    @property
+    def kind(self) -> Literal["images", "features"]:
+        """Say what the inputs are."""
+        return self.inputs.kind
+
+    def images(self, indices: Sequence[int] | Indices) -> Images:
+        """Read images, RGB: `(n, H, W, 3)` uint8 if all have one size, otherwise a list of `(H_i, W_i, 3)`."""
+        if self.kind != "images":
+            raise DataError("this source gives features, not images; use the backbone 'identity'")
+        return self.inputs.images(np.asarray(indices, dtype=np.int64))
+
+    def features(self) -> NDArray[np.float32]:
+        """Return the source's own feature vectors, `(num_samples, num_features)`."""
+        if self.kind != "features":
+            raise DataError("this source gives images, not features; use a backbone other than 'identity'")
+        return self.inputs.features()
+
+    def sample_digests(self) -> NDArray[np.uint8]:
+        """Return a digest of the content of each input, `(num_samples, 16)`; equal inputs have equal ones."""
+        return self.inputs.digests()
+
+    @functools.cached_property
+    def _digest(self) -> str:
+        optional = (self.natural_client, self.group)
+        return digest_of(
+            self.kind,
+            self.task,
+            self.sample_digests().tobytes(),
+            self.targets.dtype.str,
+            str(self.targets.shape),
+            np.ascontiguousarray(self.targets).tobytes(),
+            "\0".join(self.label_names),
+            "\0".join(self.sample_ids.tolist()),
+            *("" if column is None else "\0".join(column.tolist()) + "\0" for column in optional),
+            b"" if self.is_test is None else self.is_test.tobytes(),
+        )
+
+    def digest(self) -> str:
+        """Return the digest of the whole: inputs, ids, targets, names and columns (sha256, hex)."""
+        return self._digest
+
+
+def content_digests(rows: AnyArray | Sequence[AnyArray]) -> NDArray[np.uint8]:
+    """Return a 16-byte digest of the content (dtype, shape, bytes) of each row, `(num_rows, 16)`."""
+    digests = bytearray()
+    for row in rows:
+        state = hashlib.blake2b(f"{row.dtype.str}{row.shape}".encode(), digest_size=16)
+        state.update(np.ascontiguousarray(row).data)
+        digests += state.digest()
+    return np.frombuffer(bytes(digests), dtype=np.uint8).reshape(-1, 16)
+
+
+def numbered(count: int) -> Names:
+    """Return `count` numbers from 0 as texts of equal width; ids for sources that have none."""
+    width = len(str(max(count - 1, 0)))
+    powers = 10 ** np.arange(width - 1, -1, -1, dtype=np.int64)
+    code_points = (np.arange(count, dtype=np.int64)[:, None] // powers) % 10 + ord("0")
+    return np.ascontiguousarray(code_points.astype(np.uint32)).view(f"<U{width}")[:, 0]
+
+
+def check_samples(samples: Samples, source: str) -> Samples:
+    """Return the samples if a head can be trained on them.
+
+    Raises:
+        DataError: there are none, one class only, ids that repeat, or targets that are not finite.
+    """
+    if samples.num_samples == 0:
+        raise DataError(f"{source}: no samples")
+    if samples.task == "real" and not np.isfinite(samples.targets).all():
+        bad = np.flatnonzero(~np.isfinite(samples.targets.reshape(samples.num_samples, -1)).all(axis=1))
+        raise DataError(
+            f"{source}: {len(bad)} of {samples.num_samples} targets are NaN or infinite "
+            f"({listed(samples.sample_ids[bad].tolist(), 5)}); leave these samples out"
+        )
+    if samples.task == "classes":
+        present = np.unique(samples.targets)
+        if len(present) < 2:
+            only = samples.label_names[int(present[0])]
+            raise DataError(
+                f"{source}: all {samples.num_samples} samples have the one class '{only}'; "
+                "a classifier needs at least two classes"
+            )
+    ids, counts = np.unique(samples.sample_ids, return_counts=True)
+    if len(ids) < samples.num_samples:
+        repeated = ids[counts > 1].tolist()
+        raise DataError(
+            f"{source}: {len(repeated)} sample ids stand more than once ({listed(repeated, 5)}); ids must be unique"
+        )
+    return samples

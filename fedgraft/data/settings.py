@@ -1,0 +1,208 @@
+"""Which samples, how they fall to clients, and which parts are held out; imports nothing but pydantic."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Discriminator, Field, Tag
+
+from fedgraft.settings import LocalPath, Settings, named
+
+Task = Literal["classes", "labels", "real"]
+
+
+class SyntheticSettings(Settings):
+    """Gaussian samples of any number and size, made from the scenario's seed, for scale and for tests."""
+
+    name: Literal["synthetic"] = "synthetic"
+    """Which source."""
+    kind: Literal["features", "images"] = "features"
+    """Ready feature vectors (use the backbone `identity`) or small colour images."""
+    task: Task = "classes"
+    """One class a sample, several labels a sample, or real targets."""
+    num_samples: int = Field(default=1000, ge=2)
+    """Samples in all, before a test part is held out."""
+    num_classes: int = Field(default=10, ge=2)
+    """Classes, or labels for the task `labels`."""
+    num_targets: int = Field(default=1, ge=1)
+    """Real targets a sample, for the task `real`."""
+    num_features: int = Field(default=64, ge=1)
+    """Length of a feature vector, for the kind `features`."""
+    image_size: int = Field(default=32, ge=4)
+    """Height and width in pixels, for the kind `images`."""
+    num_clients: int | None = Field(default=None, ge=1)
+    """Natural clients of equal size, for the partition `natural`; none by default."""
+    separation: float = Field(default=4.0, ge=0)
+    """Expected distance between two class centres, in standard deviations of the noise."""
+
+
+class DigitsSettings(Settings):
+    """The 1,797 handwritten digits of 8 x 8 pixels that scikit-learn carries."""
+
+    name: Literal["digits"] = "digits"
+    """Which source."""
+
+
+class FolderSettings(Settings):
+    """A folder with one sub-folder of images a class."""
+
+    name: Literal["folder"] = "folder"
+    """Which source."""
+    path: LocalPath
+    """The folder that holds the class folders (or the site folders)."""
+    sites: bool = False
+    """One level of site folders stands above the class folders; a site is a natural client."""
+    labels: tuple[str, ...] | None = None
+    """Class folders in the order of the head's outputs; by default the sorted names that are found."""
+
+
+class CsvSettings(Settings):
+    """A table of image files, with a header line."""
+
+    name: Literal["csv"] = "csv"
+    """Which source."""
+    path: LocalPath
+    """The csv file (UTF-8); image paths in it are relative to its folder."""
+    path_column: str = "path"
+    """Column of the image's path."""
+    label_column: str = "label"
+    """Column of the label, the labels, or the real target."""
+    client_column: str | None = None
+    """Column of the natural client, for the partition `natural`."""
+    group_column: str | None = None
+    """Column of a group (scanner, sex, region), carried along for metrics by group."""
+    id_column: str | None = None
+    """Column of the sample's id; by default the path."""
+    split_column: str | None = None
+    """Column that says `test` for the samples of an official test part."""
+    task: Task = "classes"
+    """One class a row, several labels a row, or real targets."""
+    separator: str = Field(default="|", min_length=1, max_length=1)
+    """Character between several labels, or several real targets, of one row."""
+    labels: tuple[str, ...] | None = None
+    """Label names in the order of the head's outputs; by default the sorted names that are found."""
+
+
+class ArraysSettings(Settings):
+    """One .npz file: `images` or `features`, `labels`, and optionally `client`, `group`, `ids`, more.
+
+    Images are uint8 of `(N, H, W)` or `(N, H, W, 1 or 3)`, features floats of `(N, D)`. `label_names` names the
+    classes, `is_test` marks an official test part.
+    """
+
+    name: Literal["arrays"] = "arrays"
+    """Which source."""
+    path: LocalPath
+    """The .npz file, as `numpy.savez` writes it."""
+    task: Task = "classes"
+    """`labels` of (N,) integers from 0, of (N, L) zeros and ones, or of (N,) or (N, T) real numbers."""
+
+
+class TorchvisionSettings(Settings):
+    """A data set of torchvision, with its official test part if it has one."""
+
+    name: Annotated[str, Field(pattern=r"^torchvision:[A-Za-z0-9_]+$")]
+    """`torchvision:` and the name of a class of `torchvision.datasets`, such as `torchvision:FashionMNIST`."""
+    root: LocalPath | None = None
+    """Folder with the data set's files, laid out as torchvision does; by default `torchvision` in the cache."""
+    download: bool = False
+    """Download the files if they are missing."""
+
+
+def _source_tag(value: object) -> str | None:
+    name = value.get("name") if isinstance(value, dict) else getattr(value, "name", None)
+    if isinstance(name, str) and name.startswith("torchvision:"):
+        return "torchvision:<Dataset>"
+    return name if isinstance(name, str) else None
+
+
+SourceSettings = Annotated[
+    Annotated[SyntheticSettings, Tag("synthetic")]
+    | Annotated[DigitsSettings, Tag("digits")]
+    | Annotated[FolderSettings, Tag("folder")]
+    | Annotated[CsvSettings, Tag("csv")]
+    | Annotated[ArraysSettings, Tag("arrays")]
+    | Annotated[TorchvisionSettings, Tag("torchvision:<Dataset>")],
+    Discriminator(_source_tag),
+    BeforeValidator(named),
+]
+
+
+class IidSettings(Settings):
+    """Equal parts, drawn at random."""
+
+    name: Literal["iid"] = "iid"
+    """Which partition."""
+    clients: int = Field(ge=1)
+    """Number of clients."""
+
+
+class DirichletSettings(Settings):
+    """Each class is shared out by a draw from a Dirichlet distribution (Hsu et al., 2019, arXiv:1909.06335)."""
+
+    name: Literal["dirichlet"] = "dirichlet"
+    """Which partition."""
+    clients: int = Field(ge=1)
+    """Number of clients; some may stay empty when alpha is small."""
+    alpha: float = Field(gt=0, allow_inf_nan=False)
+    """Concentration: 0.1 is very uneven, 100 nearly even."""
+
+
+class PathologicalSettings(Settings):
+    """Each client holds a fixed number of classes (Li et al., 2022, arXiv:2102.02079)."""
+
+    name: Literal["pathological"] = "pathological"
+    """Which partition."""
+    clients: int = Field(ge=1)
+    """Number of clients."""
+    classes_per_client: int = Field(ge=1)
+    """Classes that each client holds."""
+
+
+class ShardsSettings(Settings):
+    """Samples sorted by class, cut into shards, shards dealt out (McMahan et al., 2017, arXiv:1602.05629)."""
+
+    name: Literal["shards"] = "shards"
+    """Which partition."""
+    clients: int = Field(ge=1)
+    """Number of clients."""
+    shards_per_client: int = Field(default=2, ge=1)
+    """Shards that each client gets."""
+
+
+class SizesSettings(Settings):
+    """Random parts of given sizes, one client a size."""
+
+    name: Literal["sizes"] = "sizes"
+    """Which partition."""
+    sizes: tuple[Annotated[int, Field(ge=1)], ...] = Field(min_length=1)
+    """Number of samples of each client (train and validation together)."""
+
+
+class NaturalSettings(Settings):
+    """The owners that the data name: site folders, a csv's client column, an array `client`."""
+
+    name: Literal["natural"] = "natural"
+    """Which partition."""
+
+
+PartitionSettings = Annotated[
+    IidSettings | DirichletSettings | PathologicalSettings | ShardsSettings | SizesSettings | NaturalSettings,
+    Discriminator("name"),
+    BeforeValidator(named),
+]
+
+
+class DataSettings(Settings):
+    """Where samples come from and how they are divided."""
+
+    source: SourceSettings
+    """Where samples come from: a name, or a name with its settings."""
+    partition: PartitionSettings
+    """How samples fall to clients: a name with its settings."""
+    validation_fraction: float = Field(default=0.2, ge=0, lt=1)
+    """Part of each client's samples that is kept for validation."""
+    test_fraction: float = Field(default=0.2, ge=0, lt=1)
+    """Part of all samples held out for the central test, before the split; an official test part goes first."""
+    max_samples_per_client: int | None = Field(default=None, ge=1)
+    """Cap on a client's samples (train and validation together); the rest is left out."""
