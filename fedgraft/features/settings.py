@@ -1,0 +1,19 @@
+"""How features are computed and kept."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from fedgraft.settings import Settings
+
+
+class FeatureSettings(Settings):
+    """The feature store's part of a scenario."""
+
+    dtype: Literal["float32", "float16"] = "float32"
+    """How features are stored; `float16` halves the disk and the memory traffic and keeps about three digits."""
+
+    batch_size: int = Field(default=64, ge=1, le=4096)
+    """Images that go through the backbone at once; it changes speed and memory, not what is stored."""
