@@ -1,0 +1,150 @@
+"""A backbone that stays frozen, whatever is done to it."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, TypeVar
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from fedgraft.errors import ModelError, listed, nearest
+from fedgraft.models.cuts import PENULTIMATE, Architecture, Segment, pool, split
+from fedgraft.models.info import BackboneInfo
+from fedgraft.models.weights import state_arrays
+
+M = TypeVar("M", bound=nn.Module)
+
+
+class Backbone(nn.Module):
+    """A whole pretrained model, cut and frozen: gradients off, batch-norm, dropout and stochastic depth still.
+
+    Attributes:
+        info: What it is; `info.feature_dim` is the length of a feature vector.
+        model: The model as its library made it, classifier included.
+    """
+
+    def __init__(self, model: nn.Module, architecture: Architecture, info: BackboneInfo) -> None:
+        super().__init__()
+        self.info = info
+        self.model = freeze(model)
+        self._architecture = architecture
+        self._channels_last = architecture.num_prefix_tokens is None
+        if self._channels_last:
+            self.model.to(memory_format=torch.channels_last)
+        freeze(self)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the pooled activation at the cut, `(N, feature_dim)`, as a graph that can be exported."""
+        return pooled(self.model, self._architecture, self.info.cut, self.info.pooling, images)
+
+    def features(self, images: Tensor) -> Tensor:
+        """Return `(N, feature_dim)` float32 for normalised images `(N, 3, input_size, input_size)` float32.
+
+        Raises:
+            ModelError: images of another shape.
+        """
+        size = self.info.preprocessing.input_size
+        if images.ndim != 4 or tuple(images.shape[1:]) != (3, size, size):
+            raise ModelError(f"came images {tuple(images.shape)}; {self.info.name} takes (N, 3, {size}, {size})")
+        if len(images) == 0:
+            return torch.zeros(0, self.info.feature_dim, device=images.device)
+        with torch.inference_mode():
+            if self._channels_last:
+                images = images.contiguous(memory_format=torch.channels_last)
+            features = self.forward(images)
+        return features.float().clone()  # an inference tensor could not meet a head that is trained
+
+    def prefix(self, cut: str) -> Segment:
+        """Return the module from images to the raw activation at a cut; it shares this backbone's tensors.
+
+        Raises:
+            ModelError: no such cut.
+        """
+        return freeze(split(self.model, self._architecture, checked_cut(self.info.name, self.info.cuts, cut))[0])
+
+    def suffix(self, cut: str) -> Segment:
+        """Return the module from the raw activation at a cut to the pretrained classifier's logits.
+
+        It is frozen and shares this backbone's tensors; to train it, `thaw(copy.deepcopy(suffix))`.
+
+        Raises:
+            ModelError: no such cut.
+        """
+        return freeze(split(self.model, self._architecture, checked_cut(self.info.name, self.info.cuts, cut))[1])
+
+    def state_arrays(self) -> dict[str, NDArray[Any]]:
+        """Return a copy of all parameters and buffers under the model's own full names."""
+        return state_arrays(self.model)
+
+
+class Identity(nn.Module):
+    """The backbone of a source that gives ready features: passes them on."""
+
+    def __init__(self, info: BackboneInfo) -> None:
+        super().__init__()
+        self.info = info
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return the features."""
+        return features
+
+    def features(self, features: Tensor) -> Tensor:
+        """Return the features `(N, D)` as float32."""
+        return features.float()
+
+    def prefix(self, cut: str) -> nn.Module:
+        """Return the identity."""
+        checked_cut(self.info.name, self.info.cuts, cut)
+        return nn.Identity()
+
+    suffix = prefix
+
+    def state_arrays(self) -> dict[str, NDArray[Any]]:
+        """Return nothing: there are no weights."""
+        return {}
+
+
+def checked_cut(name: str, cuts: tuple[str, ...], cut: str) -> str:
+    """Return the cut.
+
+    Raises:
+        ModelError: the backbone lacks it; the names are listed.
+    """
+    if cut not in cuts:
+        raise ModelError(f"{name} has no cut '{cut}'{nearest(cut, cuts)}; its cuts are: {listed(cuts, 40)}")
+    return cut
+
+
+def pooled(model: nn.Module, architecture: Architecture, cut: str, pooling: str, images: Tensor) -> Tensor:
+    """Return the activation of `images` at a cut as `(N, D)`, pooled by `mean`, `class_token` or `own`."""
+    stages = architecture.stages[: architecture.cuts.index(cut) + 1]
+    differs = pooling not in ("own", architecture.own_pooling)
+    x = images
+    for stage in stages:
+        if stage.name == PENULTIMATE and differs:  # tokens, pooled otherwise than the model's own head does
+            x = model.get_submodule(architecture.last_norm or "")(x)
+        else:
+            x = stage.run(model, x)
+    return pool(x, pooling, architecture.num_prefix_tokens)
+
+
+def freeze(module: M) -> M:
+    """Switch gradients off and set every sub-module to eval for good: a later `.train()` anywhere does nothing."""
+    module.requires_grad_(False)
+    module.eval()
+    for part in module.modules():
+        part.train = partial(_stay, part)  # type: ignore[method-assign]
+    return module
+
+
+def thaw(module: M) -> M:
+    """Undo `freeze`: gradients on, and `.train()` works again (the mode is still eval)."""
+    for part in module.modules():
+        part.__dict__.pop("train", None)
+    return module.requires_grad_(True)
+
+
+def _stay(module: M, mode: bool = True) -> M:
+    return module

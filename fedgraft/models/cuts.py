@@ -1,0 +1,135 @@
+"""Models as chains of named stages: a cut is the end of a stage.
+
+A model is read as `stage_0, ..., stage_n, classifier`; the last stage is `penultimate`. The prefix of a cut
+runs the stages up to it, the suffix the rest, so one description serves features, feature dimensions, and
+blocks that are trained past a moved cut. Stages name sub-modules by their full names and hold no module:
+a deep copy of a model needs no new description.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+PENULTIMATE = "penultimate"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A named step: its `modules` applied in order, or `function(model, x)` where that isn't all.
+
+    Every stage but the first names all the modules that hold its tensors, also if a function calls them;
+    what no stage names belongs to the first.
+    """
+
+    name: str
+    modules: tuple[str, ...] = ()
+    function: Callable[[nn.Module, Tensor], Tensor] | None = None
+
+    def run(self, model: nn.Module, x: Tensor) -> Tensor:
+        """Apply the stage."""
+        if self.function is not None:
+            return self.function(model, x)
+        for name in self.modules:
+            x = model.get_submodule(name)(x)
+        return x
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """How a family is cut.
+
+    Attributes:
+        stages: In order; the last is `penultimate` and returns `(N, D)`.
+        classifier: From `(N, D)` to logits; names its modules.
+        own_pooling: What the family's own head does: `mean`, `class_token` or `own`.
+        num_prefix_tokens: Tokens before the patches; None where activations are `(N, C, H, W)`.
+        last_norm: The module that normalises tokens before the head pools them.
+    """
+
+    stages: tuple[Stage, ...]
+    classifier: Stage
+    own_pooling: str = "mean"
+    num_prefix_tokens: int | None = None
+    last_norm: str | None = None
+
+    @property
+    def cuts(self) -> tuple[str, ...]:
+        """Names of the cuts, input to output."""
+        return tuple(stage.name for stage in self.stages)
+
+
+class Segment(nn.Module):
+    """A run of stages as a module whose parameters keep their full names.
+
+    It shares its sub-modules with `model`: no tensor is copied.
+    """
+
+    def __init__(self, model: nn.Module, stages: Sequence[Stage], owned: Sequence[str]) -> None:
+        super().__init__()
+        self._model = [model]  # in a list, so that it isn't registered whole
+        self._stages = tuple(stages)
+        for name in owned:
+            _place(self, name, model)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Run the stages on an activation (or on images, for the first)."""
+        for stage in self._stages:
+            x = stage.run(self._model[0], x)
+        return x
+
+
+def split(model: nn.Module, architecture: Architecture, cut: str) -> tuple[Segment, Segment]:
+    """Return the prefix and the suffix of a cut; together they hold every tensor of the model once."""
+    after = architecture.cuts.index(cut) + 1
+    later = [*architecture.stages[after:], architecture.classifier]
+    names = tuple(name for stage in later for name in stage.modules)
+    prefix = Segment(model, architecture.stages[:after], tuple(_all_but(model, names)))
+    return prefix, Segment(model, later, names)
+
+
+def pool(x: Tensor, pooling: str, num_prefix_tokens: int | None) -> Tensor:
+    """Return `(N, D)` from `(N, D)`, `(N, C, H, W)` or tokens `(N, T, D)`; the mean leaves prefix tokens out."""
+    if x.ndim == 4:
+        return x.mean((2, 3))
+    if x.ndim == 3:
+        return x[:, 0] if pooling == "class_token" else x[:, num_prefix_tokens or 0 :].mean(1)
+    return x
+
+
+def flat_pool(_: nn.Module, x: Tensor) -> Tensor:
+    """Average over space, `(N, C, H, W)` to `(N, C)`."""
+    return torch.flatten(nn.functional.adaptive_avg_pool2d(x, 1), 1)
+
+
+def _all_but(module: nn.Module, taken: Sequence[str], prefix: str = "") -> Iterator[str]:
+    """Yield the full names of sub-modules and direct tensors that hold nothing of `taken`."""
+    for name, child in module.named_children():
+        full = prefix + name
+        if any(other.startswith(f"{full}.") for other in taken):
+            yield from _all_but(child, taken, f"{full}.")
+        elif full not in taken:
+            yield full
+    yield from (prefix + name for name, _ in module.named_parameters(recurse=False))
+    yield from (prefix + name for name, _ in module.named_buffers(recurse=False))
+
+
+def _place(root: nn.Module, full_name: str, model: nn.Module) -> None:
+    """Register what `model` holds at a full name at the same full name of `root`."""
+    *folders, last = full_name.split(".")
+    source = model
+    for folder in folders:
+        source = source.get_submodule(folder)
+        if folder not in dict(root.named_children()):
+            root.add_module(folder, nn.Module())
+        root = root.get_submodule(folder)
+    value = getattr(source, last)
+    if isinstance(value, nn.Module):
+        root.add_module(last, value)
+    elif isinstance(value, nn.Parameter):
+        root.register_parameter(last, value)
+    else:
+        root.register_buffer(last, value, persistent=last not in source._non_persistent_buffers_set)

@@ -1,0 +1,108 @@
+"""One contract for every backbone: `describe` (cheap, cached) and `load`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from fedgraft.errors import ModelError
+from fedgraft.models import description_cache
+from fedgraft.models.catalogue import name_fault, names
+from fedgraft.models.info import BackboneInfo, Preprocessing
+from fedgraft.models.settings import BackboneSettings
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from fedgraft.models.backbone import Backbone, Identity
+    from fedgraft.models.sources import Built
+
+__all__ = ["describe", "load", "names"]
+
+IDENTITY = BackboneInfo(
+    name="identity",
+    cuts=("penultimate",),
+    cut="penultimate",
+    feature_dim=0,
+    preprocessing=Preprocessing(input_size=0, mean=(), std=(), interpolation="none"),
+    weights_digest="",
+    pooling="own",
+    num_parameters=0,
+)
+
+
+def describe(settings: BackboneSettings) -> BackboneInfo:
+    """Return what a backbone is; remembered on disk, so that a second call imports neither torch nor timm.
+
+    Raises:
+        ModelError: see `load`.
+    """
+    if settings.name == "identity":
+        return IDENTITY
+    return description_cache.read(settings) or load(settings).info
+
+
+def load(settings: BackboneSettings, arrays: Mapping[str, NDArray[Any]] | None = None) -> Backbone | Identity:
+    """Return a frozen backbone.
+
+    Args:
+        settings: Which one.
+        arrays: Weights that came over the wire, instead of those that the settings name: every parameter and
+            buffer under its full name. Nothing is downloaded or read then.
+
+    Raises:
+        ModelError: unknown name or cut, weights that aren't there, don't fit or can't be downloaded.
+    """
+    from fedgraft.models.backbone import Identity
+
+    if fault := name_fault(settings.name):
+        raise ModelError(fault)
+    if settings.name == "identity":
+        return Identity(IDENTITY)
+    from fedgraft.models import assembly
+
+    pretrained = settings.weights == "pretrained" and arrays is None
+    built = _build(settings, pretrained=pretrained)
+    if arrays is not None:
+        return assembly.assemble(settings, assembly.with_arrays(settings, built, arrays))
+    if settings.weights not in ("pretrained", "random"):
+        built = assembly.with_file(settings, built)
+    known = description_cache.read(settings)
+    backbone = assembly.assemble(settings, built, known)
+    if known is None:
+        description_cache.write(settings, backbone.info, built.files)
+    return backbone
+
+
+def _build(settings: BackboneSettings, *, pretrained: bool) -> Built:
+    import torch
+
+    source, _, model_name = settings.name.partition(":")
+    with torch.random.fork_rng(devices=[]):  # the draws of an initialiser leave the global generator as it was
+        torch.default_generator.manual_seed(settings.random_seed)
+        return _SOURCES[source](model_name, pretrained, settings.input_size)
+
+
+def _bundled(model_name: str, pretrained: bool, input_size: int | None) -> Built:
+    from fedgraft.models import bundled
+
+    return bundled.build(model_name, pretrained=pretrained, input_size=input_size)
+
+
+def _torchvision(model_name: str, pretrained: bool, input_size: int | None) -> Built:
+    from fedgraft.models import torchvision_models
+
+    return torchvision_models.build(model_name, pretrained=pretrained)
+
+
+def _timm(model_name: str, pretrained: bool, input_size: int | None) -> Built:
+    from fedgraft.models import timm_models
+
+    return timm_models.build(model_name, pretrained=pretrained, input_size=input_size)
+
+
+_SOURCES: dict[str, Callable[[str, bool, int | None], Built]] = {
+    "bundled": _bundled,
+    "torchvision": _torchvision,
+    "timm": _timm,
+}
