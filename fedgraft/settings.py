@@ -10,9 +10,11 @@ from pydantic_core import PydanticCustomError
 
 
 class Settings(BaseModel):
-    """A block of settings; unknown keys and ill-typed values are refused, instances are immutable."""
+    """A block of settings; unknown keys, ill-typed and infinite values are refused, instances are immutable."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 def named(value: object) -> object:

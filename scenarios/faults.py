@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,7 +25,10 @@ def faults_of(error: ValidationError, tree: Located, model: type[BaseModel]) -> 
     """Return one fault a key, in the order of the places; `tree` is what was validated."""
     by_path: dict[KeyPath, list[Any]] = {}
     for detail in error.errors(include_url=False):
-        path = _path(detail["loc"], tree, missing=detail["type"] == "missing") or ()
+        loc = detail["loc"]
+        if detail["type"] == "missing" and isinstance(loc[-1], int):  # a list of fixed length that is too short
+            loc, detail["type"] = loc[:-1], "too_short"
+        path = _path(loc, tree, missing=detail["type"] == "missing") or ()
         below = (detail.get("ctx") or {}).get("key") if detail["type"] == "setting" else None
         path = (*path, *below.split(".")) if below else path
         by_path.setdefault(path, []).append(detail)
@@ -96,7 +100,9 @@ def _unknown_name(value: object, shape: Shape) -> str:
     name = value["name"]
     if not isinstance(name, str):
         return f"came the name {shown(name)}; expected one of {names}"
-    return f"came the name '{name}'; expected one of {names}{nearest(name, shape.block_names)}"
+    tail = name.partition(":")[2] or name
+    candidates = [re.sub("<.*>", lambda found: tail, valid) for valid in shape.block_names]
+    return f"came the name '{name}'; expected one of {names}{nearest(name, candidates)}"
 
 
 def _unknown_key(path: KeyPath, tree: Located, model: type[BaseModel]) -> str:

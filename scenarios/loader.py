@@ -54,16 +54,22 @@ def load_scenario(source: str | Path, overrides: Sequence[str] = (), *, model: t
     for text in overrides:
         tree, more = override(tree, text, shape)
         faults += more
-    tree = absolute_paths(tree, shape)
-    try:
-        scenario = model.model_validate_json(json.dumps(tree.plain()))
-    except ValidationError as error:
-        already = {fault.key for fault in faults}
-        faults += [fault for fault in faults_of(error, tree, model) if fault.key not in already]
-        raise _error(shown_as, faults) from None
-    if faults:
+    scenario, more = _validate(tree, model)
+    already = {fault.key for fault in faults}
+    faults += [fault for fault in more if fault.key not in already]
+    if scenario is not None and not faults:  # paths last, so that faults show them as the user wrote them
+        scenario, faults = _validate(absolute_paths(tree, shape), model)
+    if scenario is None or faults:
         raise _error(shown_as, faults)
     return scenario
+
+
+def _validate(tree: Located, model: type[Settings]) -> tuple[Settings | None, list[Fault]]:
+    """Validate a tree as JSON would be: strictly, except that lists become tuples."""
+    try:
+        return model.model_validate_json(json.dumps(tree.plain())), []
+    except ValidationError as error:
+        return None, faults_of(error, tree, model)
 
 
 def _error(shown_as: str, faults: Sequence[Fault]) -> ScenarioError:

@@ -116,7 +116,7 @@ def shown(value: object, limit: int = 60) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, int | float):
-        return f"{value!r}" if math.isfinite(value) else "infinity"
+        return f"{value!r}" if math.isfinite(value) else f".{value!r}".replace(".-", "-.")
     if isinstance(value, str):
         return f"'{value if len(value) <= limit else value[: limit - 1] + '…'}' (text)"
     text = json.dumps(value, ensure_ascii=False, default=str)
@@ -237,9 +237,6 @@ class _Builder:
             text.encode()
         except (ValueError, KeyError):
             self._fault(path, f"can't be read as {kind}: '{text[:60]!s}'".encode(errors="replace").decode(), line)
-            return None
-        if isinstance(value, float) and math.isnan(value):
-            self._fault(path, "came .nan (not a number); give a number", line)
             return None
         return value
 

@@ -68,6 +68,8 @@ class Block:
             return False
         if not self.keys["name"].shape.free_text:
             return name in self.names
+        if self.tag is not None and "<" in self.tag:
+            return name.startswith(self.tag.partition("<")[0])
         pattern = self.keys["name"].shape.pattern
         return pattern is None or re.search(pattern, name) is not None
 
@@ -165,6 +167,10 @@ def _union(parts: Sequence[Shape]) -> Shape:
     if len(blocks) > 1:
         names = Shape("", blocks=blocks).block_names
         texts.insert(0, f"a block of keys whose name is one of {', '.join(names)}")
+    if "null" in texts and any(part.item is not None for part in parts):
+        texts = ["null", *(text for text in texts if text != "null")]  # "a list, each 1 or null" would mislead
+    if NUMBERS[float] in texts:
+        texts = [text for text in texts if text != NUMBERS[int]]
     return Shape(
         " or ".join(dict.fromkeys(texts)),
         blocks=blocks,
@@ -179,12 +185,11 @@ def _union(parts: Sequence[Shape]) -> Shape:
 
 def _sequence(arguments: tuple[Any, ...], metadata: Sequence[Any]) -> Shape:
     item = shape_of(arguments[0])
-    plain = re.sub(r"^(a|an|one of) ", "", item.text)
     if len(arguments) > 1 and arguments[1] is not Ellipsis:
-        return Shape(f"a list of {len(arguments)}, each {item.text}", item=item, kinds=("list",))
+        return Shape(f"a list of {len(arguments)} items, each {item.text}", item=item, kinds=("list",))
     smallest = next((bound for entry in metadata if (bound := getattr(entry, "min_length", None))), None)
-    count = f"a list of at least {smallest}, each" if smallest else "a list, each"
-    return Shape(f"{count} {item.text}" if plain else count, item=item, kinds=("list",))
+    count = f"a list (at least {smallest} of them)" if smallest else "a list"
+    return Shape(f"{count}, each {item.text}", item=item, kinds=("list",))
 
 
 def _leaf(annotation: Any, metadata: Sequence[Any]) -> Shape:
