@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -60,3 +60,19 @@ def write(kind: str, key: str, arrays: Mapping[str, AnyArray]) -> None:
         temporary.open("wb") as file,
     ):
         np.savez(file, **{**arrays, _CHECKSUM: np.array(_checksum(arrays))})  # type: ignore[arg-type]
+
+
+def remembered(
+    kind: str, key: str, stamp: str, compute: Callable[[], Mapping[str, AnyArray]]
+) -> Mapping[str, AnyArray]:
+    """Return the arrays kept under a key if their stamp still holds; otherwise compute and keep them.
+
+    The stamp says in which state the source was (size and time of its files). One entry is kept a key, so an
+    edited source replaces its own.
+    """
+    kept = read(kind, key)
+    if kept is not None and str(kept.get("stamp")) == stamp:
+        return kept
+    arrays = compute()
+    write(kind, key, {**arrays, "stamp": np.array(stamp)})
+    return arrays

@@ -197,16 +197,16 @@ def _client_notes(federation: Federation) -> list[str]:
     def note(which: NDArray[np.bool_], text: str) -> None:
         if which.any():
             names = listed((federation.client_names[number] for number in np.flatnonzero(which)), 5)
-            notes.append(f"{int(which.sum())} of {federation.num_clients} clients {text}: {names}")
+            notes.append(f"{int(which.sum()):,} of {federation.num_clients:,} clients {text}: {names}")
 
-    note(sizes == 0, "have no samples (they stay listed, with weight 0)")
+    note(sizes == 0, "without samples (listed all the same, with weight 0)")
     if federation.samples.task == "classes":
         present = (counts > 0).sum(axis=1)
-        note((present == 1), "hold a single class")
+        note(present == 1, "with a single class")
         lacking = int(((present < federation.samples.num_classes) & (sizes > 0)).sum())
         if lacking:
             notes.append(
-                f"label sets differ: {lacking} of {federation.num_clients} clients lack at least one of the "
+                f"label sets differ: {lacking:,} of {federation.num_clients:,} clients lack at least one of the "
                 f"{federation.samples.num_classes} classes; the head has all of them"
             )
     return notes

@@ -1,0 +1,44 @@
+"""Label names: their order, and the targets that texts stand for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedgraft.errors import DataError, listed, nearest
+
+
+def ordered(names: Iterable[str]) -> tuple[str, ...]:
+    """Return distinct names in order: as numbers if all are whole numbers, otherwise as texts."""
+    distinct = set(names)
+    if all(name.lstrip("-").isdecimal() for name in distinct):
+        return tuple(sorted(distinct, key=lambda name: (int(name), name)))
+    return tuple(sorted(distinct))
+
+
+def label_names(found: Iterable[str], declared: Sequence[str] | None, source: str) -> tuple[str, ...]:
+    """Return the names in the order of the head's outputs: the declared ones, or those found.
+
+    Raises:
+        DataError: a label is found that is not declared, or one is declared twice.
+    """
+    found = ordered(found)
+    if declared is None:
+        return found
+    if len(set(declared)) < len(declared):
+        raise DataError(f"{source}: labels names a label twice: {listed(declared)}")
+    unknown = [name for name in found if name not in set(declared)]
+    if unknown:
+        raise DataError(
+            f"{source}: {len(unknown)} labels are not among the declared ones ({listed(unknown, 5)}); "
+            f"declared are {listed(declared)}{nearest(unknown[0], declared)}"
+        )
+    return tuple(declared)
+
+
+def classes(labels: Sequence[str], names: Sequence[str]) -> NDArray[np.int64]:
+    """Return the number of each label among the names, `(num_samples,)`."""
+    numbers = {name: number for number, name in enumerate(names)}
+    return np.array([numbers[label] for label in labels], dtype=np.int64)
