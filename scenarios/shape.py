@@ -207,7 +207,7 @@ def _leaf(annotation: Any, metadata: Sequence[Any]) -> Shape:
     if annotation is str:
         pattern = next((found for entry in metadata if (found := getattr(entry, "pattern", None))), None)
         text = "text" if pattern is None else f"text that matches {pattern}"
-        if any(getattr(entry, "min_length", None) for entry in metadata):
+        if pattern is None and any(getattr(entry, "min_length", None) for entry in metadata):
             text += " (not empty)"
         return Shape(text, free_text=True, pattern=pattern, kinds=("text",))
     return Shape("any value", free_text=True, kinds=("any",))
