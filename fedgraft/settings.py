@@ -35,7 +35,8 @@ def _with_tuples(value: object) -> object:
 class PathMarker:
     """Marks a text field as a path of this machine, so that a scenario's relative paths can be made absolute.
 
-    A relative path is taken from the folder of the scenario file that names it; `~` is the home folder.
+    A relative path is taken from the folder of the scenario file that names it; `~` is the home folder. The
+    default of such a field is None or a word, since a default stands in no file.
     """
 
     words: tuple[str, ...] = ()

@@ -22,7 +22,7 @@ _MISFITS = (
 
 
 def faults_of(error: ValidationError, tree: Located, model: type[BaseModel]) -> list[Fault]:
-    """Return one fault a key, in the order of the places; `tree` is what was validated."""
+    """Return one fault a key; `tree` is what was validated."""
     by_path: dict[KeyPath, list[Any]] = {}
     for detail in error.errors(include_url=False):
         loc = detail["loc"]
@@ -32,8 +32,7 @@ def faults_of(error: ValidationError, tree: Located, model: type[BaseModel]) -> 
         below = (detail.get("ctx") or {}).get("key") if detail["type"] == "setting" else None
         path = (*path, *below.split(".")) if below else path
         by_path.setdefault(path, []).append(detail)
-    found = [_fault(path, details, tree, model) for path, details in by_path.items()]
-    return sorted(found, key=lambda fault: (fault.source or "", fault.line or 0))
+    return [_fault(path, details, tree, model) for path, details in by_path.items()]
 
 
 def _path(loc: Sequence[str | int], here: Located, *, missing: bool) -> KeyPath | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar, overload
 
@@ -22,7 +23,7 @@ SHIPPED = Path(__file__).parent
 """The folder of the scenarios that come with the package."""
 
 LARGEST_FILE = 10_000_000
-"""Bytes; a scenario has a few thousand."""
+"""Bytes; a longer file is no scenario."""
 
 _S = TypeVar("_S", bound=Settings)
 
@@ -55,8 +56,8 @@ def load_scenario(source: str | Path, overrides: Sequence[str] = (), *, model: t
         tree, more = override(tree, text, shape)
         faults += more
     scenario, more = _validate(tree, model)
-    already = {fault.key for fault in faults}
-    faults += [fault for fault in more if fault.key not in already]
+    already = {(fault.key, fault.line, fault.source) for fault in faults}  # a refused value, now null
+    faults += [fault for fault in more if (fault.key, fault.line, fault.source) not in already]
     if scenario is not None and not faults:  # paths last, so that faults show them as the user wrote them
         scenario, faults = _validate(absolute_paths(tree, shape), model)
     if scenario is None or faults:
@@ -73,11 +74,9 @@ def _validate(tree: Located, model: type[Settings]) -> tuple[Settings | None, li
 
 
 def _error(shown_as: str, faults: Sequence[Fault]) -> ScenarioError:
-    """Name the source of a fault only where it is another than the file itself."""
-    own = [
-        Fault(fault.key, fault.message, fault.line, None if fault.source == shown_as else fault.source)
-        for fault in dict.fromkeys(faults)
-    ]
+    """Order the faults by place, the file's own first, and name a fault's source only where it is another."""
+    faults = sorted(dict.fromkeys(faults), key=lambda fault: (fault.source != shown_as, fault.source, fault.line or 0))
+    own = [replace(fault, source=None) if fault.source == shown_as else fault for fault in faults]
     return ScenarioError(shown_as, own)
 
 
@@ -103,7 +102,7 @@ def find(source: str | Path, folder: Path | None = None) -> Path:
         ScenarioError: there is no such file; the shipped scenarios and near misses are listed.
     """
     text = str(source)
-    names = [name for name, _ in shipped()]
+    names = sorted(path.stem for path in SHIPPED.glob("*.yaml"))
     if text in names:
         return SHIPPED / f"{text}.yaml"
     try:
@@ -111,10 +110,10 @@ def find(source: str | Path, folder: Path | None = None) -> Path:
     except RuntimeError:
         path = Path(text)
     path = path if folder is None else folder / path
-    if text and "\0" not in text and path.exists():
+    if text and os.path.exists(path):  # noqa: PTH110  (Path.exists raises for a name that is too long)
         return path
     wanted = path.name.removesuffix(".yaml").removesuffix(".yml")
-    beside = [entry.name for entry in path.parent.glob("*.y*ml")] if path.parent.is_dir() and text else []
+    beside = [entry.name for entry in path.parent.glob("*.y*ml")] if text and os.path.isdir(path.parent) else []  # noqa: PTH112
     near = nearest(wanted, names) or nearest(path.name, beside)
     raise ScenarioError(text, [Fault("", f"no such file; shipped scenarios: {listed(names)}{near}")])
 
@@ -159,9 +158,11 @@ def _read_file(path: Path, shown_as: str) -> tuple[Located | None, list[Fault]]:
         inside = sorted(entry.name for entry in path.glob("*.y*ml"))
         return fault(f"a folder, not a file; name one scenario{f' in it: {listed(inside)}' if inside else ''}")
     try:
-        if path.stat().st_size > LARGEST_FILE:
-            return fault(f"{path.stat().st_size:,} bytes; a scenario has at most {LARGEST_FILE:,}")
-        text = path.read_bytes().decode("utf-8-sig")
+        with path.open("rb") as file:
+            data = file.read(LARGEST_FILE + 1)
+        if len(data) > LARGEST_FILE:
+            return fault(f"more than {LARGEST_FILE:,} bytes; a scenario has a few thousand")
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         return fault(f"not UTF-8 text (byte {error.start}); a scenario is a YAML file, saved as UTF-8")
     except OSError as error:

@@ -50,6 +50,12 @@ class CoreDumper(yaml.SafeDumper):
         """Write equal values out in full; `&id001` in a scenario helps nobody."""
         return True
 
+    def represent_text(self, text: str) -> yaml.ScalarNode:
+        """Escape text that a terminal couldn't show; PyYAML alone folds U+0085 into a blank."""
+        return self.represent_scalar(_TAG + "str", text, style=None if text.isprintable() else '"')
+
+
+CoreDumper.add_representer(str, CoreDumper.represent_text)
 
 for _name, _pattern, _first in _CORE_RESOLVERS:
     for _class in (CoreLoader, CoreDumper):
@@ -118,7 +124,8 @@ def shown(value: object, limit: int = 60) -> str:
     if isinstance(value, int | float):
         return f"{value!r}" if math.isfinite(value) else f".{value!r}".replace(".-", "-.")
     if isinstance(value, str):
-        return f"'{value if len(value) <= limit else value[: limit - 1] + '…'}' (text)"
+        text = value if value.isprintable() else value.encode("unicode_escape").decode()
+        return f"'{text if len(text) <= limit else text[: limit - 1] + '…'}' (text)"
     text = json.dumps(value, ensure_ascii=False, default=str)
     text = text if len(text) <= limit else text[: limit - 1] + "…"
     return f"{text} ({'a block of keys' if isinstance(value, dict) else 'a list'})"
@@ -145,7 +152,8 @@ def read_yaml(text: str, place: Place, *, lines: bool = True) -> tuple[Located |
     if node is None:
         return None, []
     builder = _Builder(place, lines)
-    return builder.build(node, (), node.start_mark.line + 1, ()), builder.faults
+    tree = builder.build(node, (), node.start_mark.line + 1, ())
+    return (tree if builder.num_values <= LARGEST_TREE else None), builder.faults
 
 
 def _syntax_fault(error: yaml.YAMLError, text: str) -> Fault:
@@ -189,8 +197,8 @@ class _Builder:
         if any(node is parent for parent in above):
             self._fault(path, "an alias that contains itself; write the value out", line)
             return Located(None, place)
-        if self.num_values >= LARGEST_TREE:
-            if self.num_values == LARGEST_TREE:
+        if self.num_values > LARGEST_TREE:
+            if self.num_values == LARGEST_TREE + 1:
                 self._fault(path, f"the file holds more than {LARGEST_TREE:,} values (aliases counted)", line)
             return Located(None, place)
         inside = (*above, node)
@@ -214,7 +222,7 @@ class _Builder:
         first: dict[str, int] = {}
         for key_node, value in node.value:
             line = key_node.start_mark.line + 1
-            if not isinstance(key_node, yaml.ScalarNode):
+            if not isinstance(key_node, yaml.ScalarNode) or not key_node.value.isprintable():
                 self._fault(path, "a key must be plain text, not a list or a block of keys", line)
             elif key_node.value in first:
                 earlier = first[key_node.value]

@@ -153,7 +153,11 @@ def _nested(path: Sequence[str], value: Any) -> Any:
 
 
 def example(block: Block) -> dict[str, Any]:
-    """Return a block that loads: its name, its required keys with example values, and a few of the defaults."""
+    """Return a block that loads: its name, its required keys with example values, and a few of the defaults.
+
+    Raises:
+        KeyError: a required key has no example.
+    """
     values: dict[str, Any] = {}
     for key in block.keys.values():
         if key.required or key.name == "name" or key.examples:
