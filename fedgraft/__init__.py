@@ -1,3 +1,28 @@
-"""FedGraft: federated transfer learning over shared, frozen, pretrained backbones."""
+"""FedGraft: federated transfer learning over shared, frozen, pretrained backbones.
+
+`fedgraft.run("scenario.yaml")` runs a scenario, `fedgraft.load(directory)` opens a run. Both are imported when
+they are first used, so that `import fedgraft` stays light.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fedgraft.api import load, run
+    from fedgraft.runs import Run
 
 __version__ = "0.1.0"
+__all__ = ["Run", "__version__", "load", "run"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("run", "load"):
+        from fedgraft import api
+
+        return getattr(api, name)
+    if name == "Run":
+        from fedgraft.runs import Run
+
+        return Run
+    raise AttributeError(f"module 'fedgraft' has no attribute {name!r}")

@@ -57,6 +57,10 @@ class WireError(FedGraftError):
     """A record from another process that is refused: wrong protocol, name, shape, dtype or value."""
 
 
+class LaunchError(FedGraftError):
+    """A run whose processes can't be started or kept."""
+
+
 def listed(names: Iterable[str], limit: int = 20) -> str:
     """Return names as `a, b, c`, cut after `limit` with the number left out."""
     names = list(names)

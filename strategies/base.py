@@ -60,6 +60,7 @@ class Replies:
         stack: for `reply = "stack"`: parameter name -> `(num_clients, *shape)`, every client's update in
             the order of the federation's clients.
         weights: `(num_clients,)` float64, the number of training samples of each stacked client.
+        train_losses: `(num_clients,)` float64, each stacked client's mean training loss.
         num_clients: how many clients are in it.
     """
 
@@ -68,6 +69,7 @@ class Replies:
     num_clients: int
     stack: Arrays = field(default_factory=dict)
     weights: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+    train_losses: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
 
 
 @dataclass(frozen=True)

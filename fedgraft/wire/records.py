@@ -30,9 +30,10 @@ _KINDS = frozenset("biuf")
 
 def pack(body: Settings, groups: Mapping[str, Arrays] | None = None) -> RecordDict:
     """Return the record of a body and its groups of arrays."""
+    # order="C", not np.ascontiguousarray, which would turn a scalar into an array of one
     record = RecordDict({"body": ConfigRecord({"protocol": PROTOCOL, "json": body.model_dump_json()})})
     for group, arrays in (groups or {}).items():
-        record[group] = ArrayRecord({name: Array(np.ascontiguousarray(value)) for name, value in arrays.items()})
+        record[group] = ArrayRecord({name: Array(np.asarray(value, order="C")) for name, value in arrays.items()})
     return record
 
 

@@ -47,7 +47,6 @@ class BackboneRequest(Settings):
     run_id: str
     weights_digest: str
     feature_dim: PositiveInt
-    num_tensors: PositiveInt
     carries_weights: bool = False
 
 
@@ -71,6 +70,7 @@ class TrainRequest(Settings):
     """
 
     run_id: str
+    weights_digest: str
     round_number: PositiveInt
     shard: NonNegativeInt
     half: HalfSettings = HalfSettings()
@@ -100,6 +100,7 @@ class EvaluateRequest(Settings):
     """Asks a host to evaluate a head on its clients' validation parts."""
 
     run_id: str
+    weights_digest: str
     round_number: NonNegativeInt
     shard: NonNegativeInt
     per_client: bool = True
@@ -122,6 +123,7 @@ class StatisticsRequest(Settings):
     """
 
     run_id: str
+    weights_digest: str
     shard: NonNegativeInt
     second_moment: Literal["none", "diagonal", "shared", "per_class"] = "none"
 
@@ -138,6 +140,7 @@ class CrossValidateRequest(Settings):
     """Sends pooled moments; each client's rows are taken out and its samples predicted, for each lambda."""
 
     run_id: str
+    weights_digest: str
     shard: NonNegativeInt
     lambdas: tuple[PositiveFloat, ...] = Field(min_length=1, max_length=100)
 

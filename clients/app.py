@@ -1,0 +1,54 @@
+"""The Flower ClientApp: takes a message apart, asks the resident host, and sends the answer."""
+
+from __future__ import annotations
+
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
+
+from clients.host import Host, resident_host
+from clients.outbound import send
+from fedgraft.submission import read_submission
+from fedgraft.wire.records import unpack
+from fedgraft.wire.requests import BackboneRequest, DescribeRequest, EvaluateRequest, TrainRequest
+
+app = ClientApp()
+
+
+def host_of(context: Context) -> Host:
+    """Return the host that a message's context speaks of."""
+    submission = read_submission(context.run_config)
+    node = context.node_config
+    return resident_host(
+        submission.scenario_json,
+        int(node.get("partition-id", 0)),
+        int(node.get("num-partitions", 1)),
+        submission.run.threads,
+    )
+
+
+@app.query("describe")
+def describe(message: Message, context: Context) -> Message:
+    """Answer `query.describe`."""
+    unpack(message.content, DescribeRequest, "request query.describe")
+    return send(message, *host_of(context).describe())
+
+
+@app.query("backbone")
+def backbone(message: Message, context: Context) -> Message:
+    """Answer `query.backbone`."""
+    request, groups = unpack(message.content, BackboneRequest, "request query.backbone")
+    return send(message, host_of(context).backbone(request, groups), {})
+
+
+@app.train()
+def train(message: Message, context: Context) -> Message:
+    """Answer `train`."""
+    request, groups = unpack(message.content, TrainRequest, "request train")
+    return send(message, *host_of(context).train(request, groups))
+
+
+@app.evaluate()
+def evaluate(message: Message, context: Context) -> Message:
+    """Answer `evaluate`."""
+    request, groups = unpack(message.content, EvaluateRequest, "request evaluate")
+    return send(message, *host_of(context).evaluate(request, groups))

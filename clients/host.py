@@ -1,0 +1,268 @@
+"""A host: a process that speaks for one or more clients, and what it answers to each request.
+
+It stays resident between messages: samples, features and the index of its clients are loaded once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clients.cohort import StackReply, SumReply, check_stack_size
+from clients.halves import build_half
+from clients.settings import ClientPart
+from clients.training import LocalTask, train_client
+from fedgraft import __version__
+from fedgraft.data.ragged import Ragged
+from fedgraft.errors import ModelError, WireError
+from fedgraft.evaluation import Objective, evaluate_rows
+from fedgraft.models import kept
+from fedgraft.models.heads import as_tensors, head_shapes
+from fedgraft.models.losses import resolve_loss, target_tensor
+from fedgraft.randomness import name_keys
+from fedgraft.wire.protocol import code_digest
+from fedgraft.wire.records import Arrays, expect
+from fedgraft.wire.requests import (
+    BackboneReply,
+    BackboneRequest,
+    Description,
+    EvaluateReply,
+    EvaluateRequest,
+    TrainReply,
+    TrainRequest,
+)
+from fedgraft.wire.shards import host_of_client
+from fedgraft.workspace import open_workspace
+
+Groups = dict[str, dict[str, NDArray[Any]]]
+
+
+class Host:
+    """Speaks for the clients of one host of a simulation.
+
+    Args:
+        part: what the client side reads of the scenario.
+        number: this host's number, from 0.
+        num_hosts: how many hosts the simulation has.
+        threads: threads that torch uses while heads train and are evaluated.
+    """
+
+    def __init__(self, part: ClientPart, number: int, num_hosts: int, threads: int = 1) -> None:
+        self.part = part
+        self.threads = threads
+        self.workspace = open_workspace(part.data, part.seed, part.backbone, part.features)
+        federation = self.workspace.federation
+        hosts = host_of_client(federation.num_clients, part.shards, num_hosts)
+        self.clients: NDArray[np.int64] = np.flatnonzero(hosts == number)
+        """Positions of this host's clients among the federation's; a request's index counts in this list."""
+        self.names = [federation.client_names[position] for position in self.clients]
+        self.keys = name_keys(self.names)
+        samples = federation.samples
+        self.objective = Objective(
+            part.head, resolve_loss(part.loss, samples.task), samples.task, self.workspace.num_outputs
+        )
+        self._weights_digest: str | None = None
+
+    def describe(self) -> tuple[Description, Groups]:
+        """Return which clients this host speaks for, and what it has."""
+        federation = self.workspace.federation
+        samples = federation.samples
+        description = Description(
+            code_digest=code_digest(),
+            release=__version__,
+            task=samples.task,
+            label_names=tuple(samples.label_names),
+            feature_dim=samples.features().shape[1] if samples.kind == "features" else 0,
+            backbone_digests=tuple(self.own_digests()),
+        )
+        clients = {
+            "names": np.frombuffer("\n".join(self.names).encode(), dtype=np.uint8),
+            "num_train": federation.train.counts[self.clients],
+            "num_validation": federation.validation.counts[self.clients],
+        }
+        return description, {"clients": clients}
+
+    @functools.cached_property
+    def _local_digest(self) -> str | None:
+        """The digest of the weights that this machine finds by the backbone's name; None if it finds none."""
+        from fedgraft.models.registry import describe
+
+        try:
+            return describe(self.part.backbone).weights_digest
+        except ModelError:
+            return None
+
+    def own_digests(self) -> list[str]:
+        """Return the digests of all weights that this machine has and could use for the scenario's backbone."""
+        local = [] if self._local_digest is None else [self._local_digest]
+        return [*local, *(digest for digest in kept.digests() if digest not in local)]
+
+    def backbone(self, request: BackboneRequest, groups: Groups) -> BackboneReply:
+        """Take the manifest of the run's backbone; keep its weights if they came and their digest matches."""
+        if request.carries_weights:
+            kept.keep(groups.get("weights", {}), request.weights_digest)
+        return BackboneReply(has_weights=request.weights_digest in self.own_digests())
+
+    def features(self, weights_digest: str) -> NDArray[Any]:
+        """Return the features of all samples, by the run's own backbone and no other.
+
+        Raises:
+            WireError: this host does not have those weights.
+        """
+        if weights_digest != self._weights_digest:
+            own = self.own_digests()
+            if weights_digest not in own:
+                raise WireError(
+                    f"the run's backbone has weights {weights_digest[:12]}, this host has "
+                    f"{', '.join(digest[:12] for digest in own) or 'none'}; send query.backbone first"
+                )
+            if weights_digest != self._local_digest:
+                self.workspace.weights = kept.load(weights_digest)
+            self._weights_digest = weights_digest
+        return self.workspace.features
+
+    def train(self, request: TrainRequest, groups: Groups) -> tuple[TrainReply, Groups]:
+        """Train the clients that the request names, and evaluate the head that was received."""
+        started = time.perf_counter()
+        features = self.features(request.weights_digest)
+        head, index = self._head(groups, features), self._index(groups)
+        reply = SumReply(request.sums, request.scalars) if request.reply == "sum" else StackReply()
+        if request.reply == "stack":
+            check_stack_size(head, len(index))
+        with self._torch():
+            per_client = self._train_clients(request, head, index, features, reply)
+            out = reply.groups()
+            if request.evaluate:
+                metrics, validation = self._evaluate(head, index, features)
+                out["metrics"] = metrics
+                per_client |= validation
+        counted = per_client["num_train"] > 0
+        out.setdefault("metrics", {})["train_loss"] = np.array(
+            float((per_client["train_loss"] * per_client["num_train"])[counted].sum())
+        )
+        out["metrics"]["train_count"] = np.array(float(per_client["num_train"].sum()))
+        if request.per_client:
+            out["clients"] = per_client
+        body = TrainReply(
+            round_number=request.round_number,
+            shard=request.shard,
+            num_clients=len(index),
+            scalars=reply.numbers,
+            seconds=time.perf_counter() - started,
+        )
+        return body, out
+
+    def _train_clients(
+        self,
+        request: TrainRequest,
+        head: Arrays,
+        index: NDArray[np.int64],
+        features: NDArray[Any],
+        reply: SumReply | StackReply,
+    ) -> dict[str, NDArray[Any]]:
+        """Train client after client into the reply; return what is known of each."""
+        import torch
+
+        samples, train = self.workspace.federation.samples, self.workspace.federation.train
+        task = LocalTask(self.objective, self.part.train, self.part.seed, request.round_number, self.part.server.rounds)
+        start, adjust = as_tensors(head), build_half(request.half)
+        reply.start(start)
+        steps, losses = np.zeros(len(index), dtype=np.int64), np.zeros(len(index))
+        for turn, position in enumerate(index):
+            rows = train.of(int(self.clients[position]))
+            client_features = torch.from_numpy(np.asarray(features[rows], dtype=np.float32))
+            targets = target_tensor(
+                samples.targets[rows], self.objective.task, self.objective.loss, self.objective.num_outputs
+            )
+            result = train_client(task, start, client_features, targets, int(self.keys[position]), adjust)
+            reply.add(start, result, len(rows))
+            steps[turn], losses[turn] = result.num_steps, result.mean_loss
+        num_train = train.counts[self.clients[index]]
+        return {"index": index, "num_train": num_train, "steps": steps, "train_loss": losses}
+
+    def evaluate(self, request: EvaluateRequest, groups: Groups) -> tuple[EvaluateReply, Groups]:
+        """Evaluate a head on the validation parts of the clients that the request names."""
+        started = time.perf_counter()
+        features = self.features(request.weights_digest)
+        head, index = self._head(groups, features), self._index(groups)
+        with self._torch():
+            metrics, per_client = self._evaluate(head, index, features)
+        body = EvaluateReply(
+            round_number=request.round_number,
+            shard=request.shard,
+            num_clients=len(index),
+            seconds=time.perf_counter() - started,
+        )
+        return body, {"metrics": metrics} | ({"clients": {"index": index} | per_client} if request.per_client else {})
+
+    def _evaluate(
+        self, head: Arrays, index: NDArray[np.int64], features: NDArray[Any]
+    ) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
+        """Return metric sums over the clients' validation parts, and each client's own loss and score."""
+        federation = self.workspace.federation
+        rows, owners = _joined(federation.validation, self.clients[index])
+        result = evaluate_rows(features, federation.samples.targets, rows, head, self.objective)
+        count = np.bincount(owners, minlength=len(index))
+        some = np.maximum(count, 1)
+        per_client = {
+            "num_validation": count,
+            "validation_loss": np.bincount(owners, result.losses, minlength=len(index)) / some,
+            "validation_score": np.bincount(owners, result.scores, minlength=len(index)) / some,
+        }
+        return dict(result.sums), per_client
+
+    def _head(self, groups: Groups, features: NDArray[Any]) -> Arrays:
+        head = groups.get("head")
+        shapes = head_shapes(self.part.head, features.shape[1], self.objective.num_outputs)
+        expect(head, shapes, "the request's head")
+        return head or {}
+
+    def _index(self, groups: Groups) -> NDArray[np.int64]:
+        """Return the clients that a request names, as positions in this host's description."""
+        index = groups.get("clients", {}).get("index")
+        if index is None or index.dtype != np.int64 or index.ndim != 1:
+            raise WireError("the request names no clients; expected clients.index, int64 positions")
+        if len(index) and (index.min() < 0 or index.max() >= len(self.clients) or (np.diff(index) <= 0).any()):
+            raise WireError(
+                f"the request names clients {index.min()} to {index.max()} of this host's {len(self.clients)}; "
+                "expected ascending positions in its description"
+            )
+        return index
+
+    @contextlib.contextmanager
+    def _torch(self) -> Iterator[None]:
+        """Run with the scenario's number of torch threads: bits depend on it."""
+        import torch
+
+        before = torch.get_num_threads()
+        torch.set_num_threads(self.threads)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
+
+
+def _joined(parts: Ragged, positions: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the rows of several clients one after another, and for each row the turn of its client."""
+    lengths = parts.counts[positions]
+    owners = np.repeat(np.arange(len(positions)), lengths)
+    starts = np.repeat(parts.offsets[positions] - np.concatenate(([0], lengths.cumsum()[:-1])), lengths)
+    return parts.indices[starts + np.arange(len(owners))], owners
+
+
+@functools.lru_cache(maxsize=64)
+def resident_host(scenario_json: str, number: int, num_hosts: int, threads: int) -> Host:
+    """Return this process's host for a scenario; it stays for the messages to come."""
+    return Host(ClientPart.model_validate_json(scenario_json), number, num_hosts, threads)
+
+
+def forget_hosts() -> None:
+    """Drop every resident host and workspace, so that changed files are read anew."""
+    resident_host.cache_clear()
+    open_workspace.cache_clear()

@@ -1,0 +1,146 @@
+"""The plain loop: one client's head trained as any PyTorch tutorial would, the readable reference for all others.
+
+A local step is: mean loss over the batch; its gradient, clipped; then what the client half adds (a control
+variate, a proximal term); then weight decay and the optimiser's rule, as `torch.optim` does them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clients.halves import Adjust
+from clients.settings import Adam, AdamW, OptimizerSettings, TrainSettings
+from fedgraft.evaluation import Objective
+from fedgraft.models.heads import forward
+from fedgraft.models.losses import sample_losses
+from fedgraft.randomness import key, orders
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class LocalTask:
+    """What is the same for every client of a round."""
+
+    objective: Objective
+    train: TrainSettings
+    seed: int
+    round_number: int
+    num_rounds: int
+
+    @property
+    def learning_rate(self) -> float:
+        """The round's learning rate: the optimiser's, times the schedule's factor."""
+        return self.train.optimizer.learning_rate * self.train.schedule.factor(self.round_number, self.num_rounds)
+
+
+@dataclass(frozen=True)
+class LocalResult:
+    """What one client's training gave.
+
+    Attributes:
+        parameters: the head after training.
+        num_steps: optimiser steps taken.
+        mean_loss: mean over the samples of all steps, each taken before its step (0 without a step).
+    """
+
+    parameters: Mapping[str, torch.Tensor]
+    num_steps: int
+    mean_loss: float
+
+
+def batches(task: LocalTask, client_key: int, num_samples: int) -> Iterator[NDArray[np.int64]]:
+    """Yield the positions of each step's batch.
+
+    Every epoch is a permutation of its own, a pure function of (seed, round, client, epoch).
+    """
+    settings = task.train
+    num_steps = settings.local_steps
+    num_epochs = None if num_steps is not None else (settings.local_epochs or 1)
+    epoch, taken = 0, 0
+    while num_samples > 0 and (num_epochs is None or epoch < num_epochs):
+        keys = key(task.seed, "batches", task.round_number, client_key, epoch)
+        order = orders(keys, num_samples)[0]
+        for batch in epoch_batches(order, settings.batch_size, settings.drop_last):
+            if taken == num_steps:
+                return
+            taken += 1
+            yield batch
+        epoch += 1
+
+
+def epoch_batches(order: NDArray[np.int64], batch_size: int, drop_last: bool) -> list[NDArray[np.int64]]:
+    """Return an epoch's batches; with `drop_last` without the smaller last one, unless it is the only one."""
+    cuts = [order[first : first + batch_size] for first in range(0, len(order), batch_size)]
+    return cuts[:-1] if drop_last and len(cuts) > 1 and len(cuts[-1]) < batch_size else cuts
+
+
+def build_optimizer(
+    settings: OptimizerSettings, learning_rate: float, parameters: list[torch.Tensor]
+) -> torch.optim.Optimizer:
+    """Return the optimiser, with a fresh state."""
+    import torch
+
+    if isinstance(settings, Adam | AdamW):
+        kind = torch.optim.AdamW if isinstance(settings, AdamW) else torch.optim.Adam
+        return kind(
+            parameters,
+            lr=learning_rate,
+            betas=(settings.beta_1, settings.beta_2),
+            eps=settings.epsilon,
+            weight_decay=settings.weight_decay,
+        )
+    return torch.optim.SGD(
+        parameters,
+        lr=learning_rate,
+        momentum=settings.momentum,
+        nesterov=settings.nesterov,
+        weight_decay=settings.weight_decay,
+    )
+
+
+def train_client(
+    task: LocalTask,
+    start: Mapping[str, torch.Tensor],
+    features: torch.Tensor,
+    targets: torch.Tensor,
+    client_key: int,
+    adjust: Adjust,
+) -> LocalResult:
+    """Train one client's head.
+
+    Args:
+        task: what is the same for every client.
+        start: the head that was received; not changed.
+        features: `(num_samples, feature_dim)` of the client's training part.
+        targets: as `fedgraft.models.losses.target_tensor` gives them.
+        client_key: the client's key for its order of batches.
+        adjust: the client half.
+    """
+    import torch
+
+    parameters = {name: value.clone().requires_grad_() for name, value in start.items()}
+    optimizer = build_optimizer(task.train.optimizer, task.learning_rate, list(parameters.values()))
+    num_steps, num_seen, total_loss = 0, 0, 0.0
+    for batch in batches(task, client_key, len(features)):
+        rows = torch.from_numpy(batch)
+        losses = sample_losses(
+            forward(task.objective.head, parameters, features[rows]), targets[rows], task.objective.loss
+        )
+        optimizer.zero_grad()
+        losses.mean().backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        if task.train.clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(list(parameters.values()), task.train.clip_norm)
+        adjust(parameters, start)
+        optimizer.step()
+        num_steps += 1
+        num_seen += len(batch)
+        total_loss += float(losses.detach().sum())
+    trained = {name: value.detach() for name, value in parameters.items()}
+    return LocalResult(trained, num_steps, total_loss / num_seen if num_seen else 0.0)

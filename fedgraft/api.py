@@ -1,0 +1,246 @@
+"""The Python way in: `fedgraft.run(...)` and `fedgraft.load(directory)`."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fedgraft.errors import FedGraftError, StoreError
+from fedgraft.files import write_text
+from fedgraft.progress import Event, listening, report
+from fedgraft.runs import Run
+from fedgraft.submission import RunFacts, Submission
+
+if TYPE_CHECKING:
+    from scenarios.schema import Scenario
+
+SWITCHED_OFF = {
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+}
+"""Nothing phones home, from this process or one that it starts."""
+
+IGNORED_WHEN_RESUMING = frozenset({"runtime"})
+"""Keys of a scenario that may differ between the parts of a resumed run: they change no number."""
+
+
+def run(
+    scenario: str | Path | Scenario,
+    overrides: Sequence[str] = (),
+    *,
+    runtime: str | None = None,
+    out: str | Path | None = None,
+    resume: bool = False,
+    on_event: Callable[[Event], None] | None = None,
+    verbose: bool = False,
+) -> Run:
+    """Run a scenario and return the finished run.
+
+    Args:
+        scenario: a file, the name of a shipped scenario, or a `Scenario`.
+        overrides: `key.sub=value`, as `--set` takes them; not with a `Scenario`.
+        runtime: `inline` or `flower`, instead of the scenario's.
+        out: the run directory; default: a new one below `runs/`.
+        resume: go on with the run in `out`, or else with the newest unfinished run of this scenario.
+        on_event: called with each progress event.
+        verbose: let Flower and Ray log to the terminal.
+
+    Raises:
+        FedGraftError: anything that the user can mend; the text says what to do.
+    """
+    resolved = resolve(scenario, overrides, runtime)
+    quieten(verbose)
+    with listening(on_event) if on_event else contextlib.nullcontext():
+        directory, resuming = _directory(resolved, out, resume)
+        done = Run(directory)
+        if resuming and done.finished:
+            report("note", text=f"the run in {directory} is finished already")
+            return done
+        prepared = prepare(resolved)
+        facts = RunFacts(
+            run_id=str(done.facts["run_id"]) if resuming else str(uuid.uuid4()),
+            directory=str(directory),
+            resume=resuming,
+            num_hosts=num_hosts(resolved),
+            threads=resolved.runtime.threads,
+            prepared_seconds=prepared,
+        )
+        _start(resolved, Submission(resolved.model_dump_json(), facts), verbose)
+    return done
+
+
+def load(directory: str | Path) -> Run:
+    """Return the run in a directory.
+
+    Raises:
+        StoreError: there is none.
+    """
+    found = Run(Path(directory).absolute())
+    _ = found.facts
+    return found
+
+
+def resolve(scenario: str | Path | Scenario, overrides: Sequence[str] = (), runtime: str | None = None) -> Scenario:
+    """Return a scenario with all defaults filled in.
+
+    Raises:
+        ScenarioError: it can't be used; carries every fault.
+    """
+    from scenarios.loader import load_scenario
+    from scenarios.schema import Scenario
+
+    if runtime is not None:
+        overrides = [*overrides, f"runtime={runtime}"]
+    if isinstance(scenario, Scenario):
+        if overrides:
+            raise FedGraftError("overrides go with a scenario file; for a Scenario use scenario.model_copy(update=...)")
+        return scenario
+    return load_scenario(scenario, overrides)
+
+
+def num_hosts(scenario: Scenario) -> int:
+    """Return how many processes speak for the clients: at most one a shard, by default at most one a core."""
+    if scenario.runtime.name == "inline":
+        return 1
+    return min(scenario.shards, scenario.runtime.hosts or max(1, len(os.sched_getaffinity(0))))
+
+
+def prepare(scenario: Scenario) -> dict[str, float]:
+    """Divide the samples and compute their features, or find both as kept; return seconds by phase.
+
+    The hosts would do it too; here it is done once, with its progress shown, before they start.
+    """
+    from fedgraft.workspace import open_workspace
+
+    open_workspace.cache_clear()
+    seconds = {}
+    started = time.perf_counter()
+    report("phase", name="data")
+    workspace = open_workspace(scenario.data, scenario.seed, scenario.backbone, scenario.features)
+    for note in workspace.federation.notes:
+        report("note", text=note)
+    report("partition", federation=workspace.federation)
+    seconds["data"] = time.perf_counter() - started
+    started = time.perf_counter()
+    report("phase", name="features")
+    _ = workspace.features
+    seconds["features"] = time.perf_counter() - started
+    return seconds
+
+
+def quieten(verbose: bool) -> None:
+    """Switch telemetry off, and keep Flower's and Ray's logs from the terminal unless asked for."""
+    os.environ.update(SWITCHED_OFF)
+    for name in ("flwr", "ray", "timm", "datasets", "huggingface_hub"):
+        logging.getLogger(name).setLevel(logging.INFO if verbose else logging.ERROR)
+
+
+def _start(scenario: Scenario, submission: Submission, verbose: bool) -> None:
+    """Start both apps in the scenario's runtime and wait for the end."""
+    if scenario.runtime.name == "inline":
+        from clients.app import app as client_app
+        from clients.host import forget_hosts
+        from fedgraft.simulation.inline import run_inline
+        from server.app import app as server_app
+
+        try:
+            run_inline(server_app, client_app, {"scenario": submission.to_run_config()})
+        finally:
+            forget_hosts()
+        return
+    from fedgraft.simulation.flower import run_in_flower
+
+    directory = Path(submission.run.directory)
+    follow = _follower(directory / "events.jsonl")
+    outcome = run_in_flower(
+        {"scenario": submission.to_run_config()},
+        submission.run.num_hosts,
+        scenario.runtime.cpus_per_host,
+        scenario.runtime.gpus_per_host,
+        verbose=verbose,
+        on_poll=follow,
+        log_file=directory / "flower.log",
+    )
+    follow()
+    if outcome.status != "completed":
+        raise FedGraftError(f"{outcome.details}\n(Flower's log: {directory / 'flower.log'})")
+
+
+def _follower(path: Path) -> Callable[[], None]:
+    """Return a function that reports the events which another process has appended to a file since the last call."""
+    position = 0
+    with contextlib.suppress(FileNotFoundError):
+        position = path.stat().st_size  # a resumed run: what is there has been shown
+
+    def follow() -> None:
+        nonlocal position
+        with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
+            if file.seek(0, os.SEEK_END) < position:
+                position = 0  # the run began anew
+            file.seek(position)
+            lines = file.read()
+            whole = lines[: lines.rfind(b"\n") + 1]
+            position += len(whole)
+            for line in whole.splitlines():
+                event = json.loads(line)
+                report(event.pop("kind"), **event)
+
+    return follow
+
+
+def _directory(scenario: Scenario, out: str | Path | None, resume: bool) -> tuple[Path, bool]:
+    """Return the run directory, checked to be writable, and whether there is a run to go on with."""
+    from server.run_directory import new_directory
+
+    parent = Path("runs").absolute()
+    if resume:
+        path = Path(out).absolute() if out else _newest_unfinished(parent, scenario)
+        if (path / "run.json").exists():
+            _check_same(path, scenario)
+            return path, True
+        report("note", text=f"there is no run in {path} to go on with; it starts from the beginning")
+    else:
+        path = Path(out).absolute() if out else new_directory(parent, scenario.name)
+        if (path / "run.json").exists():
+            raise StoreError(
+                f"{path} already holds a run; give another folder with --out, or --resume to go on with it"
+            )
+    probe = path / ".writable"
+    write_text(probe, "")
+    probe.unlink()
+    return path, False
+
+
+def _newest_unfinished(parent: Path, scenario: Scenario) -> Path:
+    found = [path.parent for path in parent.glob(f"{scenario.name}-*/run.json") if not Run(path.parent).finished]
+    same = [path for path in found if not _differing(path, scenario)]
+    if not same:
+        raise StoreError(
+            f"there is no unfinished run of this scenario below {parent}; name its folder with --out, "
+            "or run without --resume"
+        )
+    return max(same, key=lambda path: path.stat().st_mtime)
+
+
+def _differing(path: Path, scenario: Scenario) -> list[str]:
+    before, now = Run(path).scenario.model_dump(), scenario.model_dump()
+    return [key for key in now if key not in IGNORED_WHEN_RESUMING and before[key] != now[key]]
+
+
+def _check_same(path: Path, scenario: Scenario) -> None:
+    differing = _differing(path, scenario)
+    if differing:
+        raise StoreError(
+            f"the run in {path} was started with another scenario (other: {', '.join(differing)}); "
+            f"resume with its own: fedgraft run {path / 'scenario.yaml'} --out {path} --resume"
+        )

@@ -1,0 +1,83 @@
+"""A run as Python sees it: what it was, what came out, and the trained model."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from numpy.typing import NDArray
+
+from fedgraft.errors import StoreError
+
+if TYPE_CHECKING:
+    from scenarios.schema import Scenario
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run directory, finished or not.
+
+    Attributes:
+        directory: where its files lie.
+    """
+
+    directory: Path
+
+    @cached_property
+    def facts(self) -> dict[str, Any]:
+        """What `run.json` says: run id, seed, versions, revision.
+
+        Raises:
+            StoreError: there is no run here, or another release wrote it.
+        """
+        from server.run_directory import RunDirectory
+
+        return RunDirectory(self.directory).facts()
+
+    @cached_property
+    def scenario(self) -> Scenario:
+        """The resolved scenario."""
+        from scenarios.loader import load_scenario
+
+        return load_scenario(self.directory / "scenario.yaml")
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run has come to its end."""
+        return (self.directory / "summary.json").exists()
+
+    @cached_property
+    def summary(self) -> dict[str, Any]:
+        """What came out, and what it cost; see `summary.json`.
+
+        Raises:
+            StoreError: the run has not come to its end.
+        """
+        if not self.finished:
+            raise StoreError(f"the run in {self.directory} is not finished; go on with it: fedgraft run ... --resume")
+        summary: dict[str, Any] = json.loads((self.directory / "summary.json").read_text())
+        return summary
+
+    @property
+    def metrics(self) -> list[dict[str, Any]]:
+        """The rows of `metrics.jsonl`, one a round and group; `pandas.DataFrame(run.metrics)` takes them."""
+        lines = (self.directory / "metrics.jsonl").read_text().splitlines()
+        return [json.loads(line) for line in lines]
+
+    @property
+    def head(self) -> dict[str, NDArray[Any]]:
+        """The trained head's arrays, by name.
+
+        Raises:
+            StoreError: the run has not come to its end.
+        """
+        from safetensors.numpy import load_file
+
+        path = self.directory / "head.safetensors"
+        if not path.exists():
+            raise StoreError(f"the run in {self.directory} has no head yet; go on with it: fedgraft run ... --resume")
+        arrays: dict[str, NDArray[Any]] = load_file(str(path))
+        return arrays

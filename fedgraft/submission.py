@@ -1,0 +1,80 @@
+"""What a run is started with: the one run key of both Flower apps, `scenario`.
+
+It holds an envelope as JSON: the resolved scenario and the run's own facts. The name of a shipped scenario
+does too, so that `flwr run .` works without FedGraft's command line.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import Field, PositiveInt, ValidationError
+
+from fedgraft.errors import WireError
+from fedgraft.settings import Settings
+from fedgraft.wire.protocol import PROTOCOL, SCHEMA, check_number
+
+
+class RunFacts(Settings):
+    """A run's identity and place."""
+
+    schema_number: int = SCHEMA
+    protocol: int = PROTOCOL
+    run_id: str = Field(min_length=8, max_length=64, pattern=r"^[A-Za-z0-9-]+$")
+    """Ours, not Flower's: it keys idempotence, client state and ledger."""
+    directory: str = ""
+    """The run directory, absolute; empty: made by the server below `runs/`."""
+    resume: bool = False
+    num_hosts: PositiveInt = 1
+    threads: PositiveInt = 1
+    prepared_seconds: dict[str, float] = Field(default_factory=dict)
+    """Seconds that the command line spent before the server started, by phase."""
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A resolved scenario, as JSON, and the run's facts."""
+
+    scenario_json: str
+    run: RunFacts
+
+    def to_run_config(self) -> str:
+        """Return the value of the run key `scenario`."""
+        return json.dumps({"scenario": json.loads(self.scenario_json), "run": self.run.model_dump()})
+
+
+def read_submission(run_config: Mapping[str, Any]) -> Submission:
+    """Return the submission that an app's run settings hold.
+
+    Raises:
+        WireError: it is not one, or comes from another release.
+    """
+    return _parse(str(run_config.get("scenario", "quickstart")))
+
+
+@functools.lru_cache(maxsize=8)
+def _parse(value: str) -> Submission:
+    if not value.lstrip().startswith("{"):
+        return _from_name(value)
+    try:
+        envelope = json.loads(value)
+        run = envelope["run"]
+        check_number("protocol", run.get("protocol"), PROTOCOL, "the submission")
+        check_number("schema", run.get("schema_number"), SCHEMA, "the submission")
+        return Submission(json.dumps(envelope["scenario"]), RunFacts.model_validate(run))
+    except (KeyError, TypeError, AttributeError, json.JSONDecodeError, ValidationError) as error:
+        raise WireError(f"the run key 'scenario' holds no submission of FedGraft: {error}") from error
+
+
+def _from_name(name: str) -> Submission:
+    """Return a submission of a shipped scenario, as `flwr run .` starts it."""
+    from scenarios.loader import load_scenario
+
+    scenario = load_scenario(name)
+    run = RunFacts(run_id=str(uuid.uuid5(uuid.NAMESPACE_URL, name)), num_hosts=1, threads=1)
+    return Submission(scenario.model_dump_json(), run)

@@ -1,0 +1,59 @@
+"""The data of a simulated federation in one process: loaded once, shared by server and hosts."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any
+
+from numpy.typing import NDArray
+
+from fedgraft.data.settings import DataSettings
+from fedgraft.features.settings import FeatureSettings
+from fedgraft.models.settings import BackboneSettings
+from fedgraft.progress import report
+
+if TYPE_CHECKING:
+    from fedgraft.data.federation import Federation
+
+
+class Workspace:
+    """A federation and the features of its samples; features are computed, or found in the store, when asked for."""
+
+    def __init__(self, data: DataSettings, seed: int, backbone: BackboneSettings, features: FeatureSettings) -> None:
+        from fedgraft.data.federation import build_federation
+
+        self._backbone = backbone
+        self._settings = features
+        self.weights: dict[str, NDArray[Any]] | None = None
+        """Weights of the backbone that came over the wire; None: this machine's own."""
+        self.federation: Federation = build_federation(data, seed)
+
+    @functools.cached_property
+    def features(self) -> NDArray[Any]:
+        """Features of all samples, `(num_samples, feature_dim)`, memory-mapped from the store."""
+        from fedgraft.features.extract import features_of
+
+        def progress(done: int, total: int) -> None:
+            report("progress", what="features", done=done, total=total)
+
+        return features_of(
+            self.federation.samples,
+            self._backbone,
+            self._settings,
+            progress=progress,
+            weights=self.weights,
+        )
+
+    @property
+    def num_outputs(self) -> int:
+        """Outputs of a head: classes, labels, or target columns."""
+        samples = self.federation.samples
+        if samples.task == "classes":
+            return len(samples.label_names)
+        return 1 if samples.targets.ndim == 1 else int(samples.targets.shape[1])
+
+
+@functools.lru_cache(maxsize=2)
+def open_workspace(data: DataSettings, seed: int, backbone: BackboneSettings, features: FeatureSettings) -> Workspace:
+    """Return this process's workspace for these settings; `open_workspace.cache_clear()` forgets it."""
+    return Workspace(data, seed, backbone, features)

@@ -1,0 +1,279 @@
+"""The adapter: makes any of our strategies a Flower `Strategy`, whose messages go to hosts, not to clients.
+
+`configure_train` turns the strategy's plan into one message a shard and host; `aggregate_train` checks the
+replies, adds the shards' sums in float64 in shard order, and asks the strategy for the next head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Strategy as FlwrStrategy
+from numpy.typing import NDArray
+
+from fedgraft.errors import WireError
+from fedgraft.evaluation import Objective
+from fedgraft.metrics import Sums, add_sums, metric_shapes, summarise
+from fedgraft.randomness import key, orders
+from fedgraft.wire.records import Arrays, expect, pack, unpack
+from fedgraft.wire.requests import EvaluateReply, EvaluateRequest, HalfSettings, TrainReply, TrainRequest
+from server.roster import Call, Roster
+from server.settings import EvaluationSettings, ServerSettings
+from strategies.base import Replies, Request, Strategy
+
+CLIENT_ARRAYS = ("num_train", "steps", "train_loss", "num_validation", "validation_loss", "validation_score")
+
+
+@dataclass
+class RoundRecord:
+    """What the replies of one exchange said beside the updates.
+
+    Attributes:
+        clients: positions in the roster, `(num,)`, ascending.
+        metrics: metric sums of the head that was sent, over the clients' validation parts.
+        train_loss: mean over the training samples of the clients' mean losses.
+        per_client: `(num,)` arrays of `CLIENT_ARRAYS`, as far as they were asked for.
+    """
+
+    clients: NDArray[np.int64]
+    metrics: Sums = field(default_factory=dict)
+    train_loss: float | None = None
+    per_client: dict[str, NDArray[Any]] = field(default_factory=dict)
+
+
+class PackedStrategy(FlwrStrategy):
+    """A Flower strategy around one of ours.
+
+    Args:
+        strategy: the pure strategy.
+        roster: the clients and their hosts.
+        server: rounds and how many clients take part.
+        evaluation: how often and how finely to evaluate.
+        objective: head, loss and task.
+        run_id: ours.
+        seed: the scenario's.
+        weights_digest: of the run's backbone.
+    """
+
+    def __init__(
+        self,
+        strategy: Strategy,
+        roster: Roster,
+        server: ServerSettings,
+        evaluation: EvaluationSettings,
+        objective: Objective,
+        run_id: str,
+        seed: int,
+        weights_digest: str,
+    ) -> None:
+        self.strategy = strategy
+        self.roster = roster
+        self.server = server
+        self.evaluation = evaluation
+        self.objective = objective
+        self.run_id = run_id
+        self.seed = seed
+        self.weights_digest = weights_digest
+        self.head: Arrays = {}
+        self.state: Arrays | None = None
+        self.record: RoundRecord | None = None
+        self._plan: tuple[Request, ...] = ()
+        self._calls: list[Call] = []
+        self._gathered: list[Replies] = []
+
+    def cohort(self, round_number: int) -> NDArray[np.int64]:
+        """Return the clients of a round, ascending: a pure function of seed and round."""
+        num_clients = len(self.roster.names)
+        chosen = self.server.clients_per_round or num_clients
+        if self.server.clients_fraction is not None:
+            chosen = max(1, round(self.server.clients_fraction * num_clients))
+        order = orders(key(self.seed, "cohort", round_number), num_clients)[0]
+        return np.sort(order[: min(chosen, num_clients)])
+
+    def evaluates_after(self, round_number: int) -> bool:
+        """Return whether the head after a round (0: the start) is evaluated."""
+        return round_number % self.evaluation.every == 0 or round_number == self.server.rounds
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Return the messages of the next exchange of a round, one a shard and host."""
+        if self.state is None:
+            self.head = _numpy(arrays)
+            self.state = self.strategy.init(self.head)
+        if not self._plan:
+            self.head = _numpy(arrays)
+            self._plan = self.strategy.plan(self.state, server_round)
+            self._gathered = []
+            self._calls = self.roster.calls(self.cohort(server_round))
+        request = self._plan[len(self._gathered)]
+        return [self._train_message(server_round, request, call) for call in self._calls]
+
+    def _train_message(self, round_number: int, request: Request, call: Call) -> Message:
+        body = TrainRequest(
+            run_id=self.run_id,
+            weights_digest=self.weights_digest,
+            round_number=round_number,
+            shard=call.shard,
+            half=HalfSettings(name=request.half.name, parameters=dict(request.half.parameters)),
+            reply=self.strategy.reply,
+            sums=request.sums,
+            scalars=request.scalars,
+            evaluate=self.evaluates_after(round_number - 1),
+            per_client=self.evaluation.per_client or self.strategy.reply == "stack",
+        )
+        groups = {"head": self.head, "clients": {"index": call.index}}
+        if request.arrays:
+            groups["extra"] = request.arrays
+        return Message(pack(body, groups), dst_node_id=call.node, message_type="train", group_id=str(round_number))
+
+    @property
+    def exchanges_left(self) -> bool:
+        """Whether the round in progress asks for another exchange."""
+        return bool(self._plan)
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Combine the replies; after the round's last exchange return the next head."""
+        request = self._plan[len(self._gathered)]
+        gathered, record = self._combine(server_round, request, list(replies))
+        self.record = record
+        self._gathered.append(gathered)
+        if len(self._gathered) < len(self._plan):
+            return None, None
+        outcome = self.strategy.aggregate(self.state or {}, self.head, tuple(self._gathered))
+        self.head, self.state, self._plan = dict(outcome.head), dict(outcome.state), ()
+        metrics = dict(outcome.metrics)
+        if record.train_loss is not None:
+            metrics["train_loss"] = record.train_loss
+        return _record(self.head), MetricRecord(metrics)
+
+    def _combine(self, round_number: int, request: Request, replies: Sequence[Message]) -> tuple[Replies, RoundRecord]:
+        """Check the replies of one exchange and add them, in shard order, in float64."""
+        if len(replies) != len(self._calls):
+            raise WireError(f"{len(replies)} replies came to {len(self._calls)} messages of round {round_number}")
+        shapes = {name: tuple(value.shape) for name, value in self.head.items()}
+        stacked = self.strategy.reply == "stack"
+        sums: dict[str, list[Arrays]] = {name: [] for name in request.sums}
+        scalars = dict.fromkeys(request.scalars, 0.0)
+        stacks, weights, groups_of_calls = [], [], []
+        for call, reply in zip(self._calls, replies, strict=True):
+            what = f"reply to train, shard {call.shard}"
+            body, groups = unpack(reply.content, TrainReply, what)
+            if (body.round_number, body.shard) != (round_number, call.shard):
+                raise WireError(f"{what} is for round {body.round_number}, shard {body.shard}; a stale reply")
+            groups_of_calls.append(groups)
+            if stacked:
+                expect(groups.get("stack"), {n: (len(call.clients), *s) for n, s in shapes.items()}, what)
+                expect(groups.get("weights"), {"weight": (len(call.clients),)}, what)
+                stacks.append(groups["stack"])
+                weights.append(groups["weights"]["weight"])
+                continue
+            if set(body.scalars) != set(scalars):
+                raise WireError(f"{what} carries scalars {sorted(body.scalars)}, expected {sorted(scalars)}")
+            for name, value in body.scalars.items():
+                scalars[name] += value
+            for name, parts in sums.items():
+                expect(groups.get(name), shapes, f"{what}: {name}")
+                parts.append(groups[name])
+        clients = np.concatenate([call.clients for call in self._calls])
+        order = np.argsort(clients)
+        gathered = Replies(
+            sums={name: add_sums(list(parts)) for name, parts in sums.items()} if not stacked else {},
+            scalars=scalars if not stacked else {"weight": float(sum(weight.sum() for weight in weights))},
+            num_clients=len(clients),
+            stack={n: np.concatenate([stack[n] for stack in stacks])[order] for n in shapes} if stacked else {},
+            weights=np.concatenate(weights)[order] if stacked else np.zeros(0),
+            train_losses=self._column(groups_of_calls, "train_loss", order) if stacked else np.zeros(0),
+        )
+        return gathered, self._recorded(groups_of_calls, clients, order)
+
+    def _column(
+        self, groups_of_calls: Sequence[Mapping[str, Arrays]], name: str, order: NDArray[np.int64]
+    ) -> NDArray[Any]:
+        return np.concatenate([groups["clients"][name] for groups in groups_of_calls])[order]
+
+    def _recorded(
+        self,
+        groups_of_calls: Sequence[Mapping[str, Arrays]],
+        clients: NDArray[np.int64],
+        order: NDArray[np.int64],
+    ) -> RoundRecord:
+        """Return what the replies said beside the updates, in the order of the roster."""
+        record = RoundRecord(clients[order])
+        shapes = metric_shapes(self.objective.task, self.objective.num_outputs)
+        metrics = []
+        for call, groups in zip(self._calls, groups_of_calls, strict=True):
+            sums = dict(groups.get("metrics", {}))
+            sums.pop("train_loss", None), sums.pop("train_count", None)
+            if sums:
+                expect(sums, shapes, f"metrics of shard {call.shard}")
+                metrics.append(sums)
+            for name, value in groups.get("clients", {}).items():
+                expect({name: value}, {name: (len(call.clients),)}, f"per-client metrics of shard {call.shard}")
+        record.metrics = add_sums(list(metrics)) if metrics else {}
+        counts = sum(float(groups.get("metrics", {}).get("train_count", 0)) for groups in groups_of_calls)
+        if counts:
+            total = sum(float(groups["metrics"]["train_loss"]) for groups in groups_of_calls)
+            record.train_loss = total / counts
+        if all("clients" in groups for groups in groups_of_calls):
+            record.per_client = {
+                name: self._column(groups_of_calls, name, order)
+                for name in CLIENT_ARRAYS
+                if all(name in groups["clients"] for groups in groups_of_calls)
+            }
+        return record
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Return messages that have all clients evaluate the last head; in other rounds none.
+
+        The replies to `train` already carry the validation metrics of the head that they received.
+        """
+        if server_round < self.server.rounds:
+            return []
+        self._calls = self.roster.calls(np.arange(len(self.roster.names)))
+        messages = []
+        for call in self._calls:
+            body = EvaluateRequest(
+                run_id=self.run_id,
+                weights_digest=self.weights_digest,
+                round_number=server_round,
+                shard=call.shard,
+                per_client=self.evaluation.per_client,
+            )
+            record = pack(body, {"head": _numpy(arrays), "clients": {"index": call.index}})
+            messages.append(Message(record, dst_node_id=call.node, message_type="evaluate", group_id=str(server_round)))
+        return messages
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        """Return the metrics over all clients' validation parts; None without replies."""
+        groups_of_calls = []
+        for call, reply in zip(self._calls, replies, strict=False):
+            body, groups = unpack(reply.content, EvaluateReply, f"reply to evaluate, shard {call.shard}")
+            if (body.round_number, body.shard) != (server_round, call.shard):
+                raise WireError(f"a reply to evaluate is for round {body.round_number}, shard {body.shard}")
+            groups_of_calls.append(groups)
+        if not groups_of_calls:
+            return None
+        clients = np.concatenate([call.clients for call in self._calls])
+        self.record = self._recorded(groups_of_calls, clients, np.argsort(clients))
+        return MetricRecord(dict(summarise(self.record.metrics, self.objective.task)))
+
+    def summary(self) -> None:
+        """Say nothing: the run directory holds the whole scenario."""
+
+
+def _numpy(arrays: ArrayRecord) -> dict[str, NDArray[Any]]:
+    return {name: array.numpy() for name, array in arrays.items()}
+
+
+def _record(arrays: Arrays) -> ArrayRecord:
+    return ArrayRecord({name: Array(np.asarray(value, order="C")) for name, value in arrays.items()})

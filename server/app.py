@@ -1,0 +1,17 @@
+"""The Flower ServerApp: reads what was submitted and conducts the run."""
+
+from __future__ import annotations
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from fedgraft.submission import read_submission
+from server.rounds import conduct
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Conduct the run that this app was started with."""
+    conduct(grid, read_submission(context.run_config))

@@ -1,0 +1,105 @@
+"""Checkpoints: everything that lives between two rounds, in one safetensors file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedgraft.errors import StoreError
+from fedgraft.files import replacing
+from fedgraft.wire.protocol import SCHEMA
+
+Arrays = Mapping[str, NDArray[Any]]
+
+KEPT = 2
+"""Checkpoints that are kept: the last, and one more should the last turn out to be damaged."""
+
+
+@dataclass
+class Counters:
+    """What a run has cost so far.
+
+    `seconds` by phase; bytes are payloads as `fedgraft.wire.records.record_bytes` counts them.
+    """
+
+    bytes_down: int = 0
+    bytes_up: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def spend(self, phase: str, seconds: float) -> None:
+        """Add seconds to a phase."""
+        self.seconds[phase] = self.seconds.get(phase, 0.0) + seconds
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The state after `round_number` rounds; `sizes` are the lengths of the run's growing files then."""
+
+    round_number: int
+    head: Arrays
+    state: Arrays
+    counters: Counters
+    sizes: Mapping[str, int]
+
+
+def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint whole, then remove all but the last `KEPT`."""
+    from safetensors.numpy import save_file
+
+    arrays = {f"head/{name}": value for name, value in checkpoint.head.items()}
+    arrays |= {f"state/{name}": value for name, value in checkpoint.state.items()}
+    metadata = {
+        "schema": str(SCHEMA),
+        "round": str(checkpoint.round_number),
+        "counters": json.dumps(asdict(checkpoint.counters)),
+        "sizes": json.dumps(dict(checkpoint.sizes)),
+    }
+    with replacing(folder / f"round-{checkpoint.round_number:06d}.safetensors") as temporary:
+        save_file({name: np.asarray(value, order="C") for name, value in arrays.items()}, str(temporary), metadata)
+    for old in sorted(folder.glob("round-*.safetensors"))[:-KEPT]:
+        old.unlink()
+
+
+def last_checkpoint(folder: Path) -> Checkpoint | None:
+    """Return the newest checkpoint that can be read, or None if there is none.
+
+    Raises:
+        StoreError: another release wrote it.
+    """
+    for path in sorted(folder.glob("round-*.safetensors"), reverse=True):
+        checkpoint = _read(path)
+        if checkpoint is not None:
+            return checkpoint
+    return None
+
+
+def _read(path: Path) -> Checkpoint | None:
+    from safetensors import SafetensorError, safe_open
+
+    groups: dict[str, dict[str, NDArray[Any]]] = {"head": {}, "state": {}}
+    try:
+        with safe_open(str(path), framework="numpy") as file:
+            metadata = file.metadata()
+            for name in file.keys():  # noqa: SIM118 - not a mapping
+                group, _, rest = name.partition("/")
+                groups[group][rest] = file.get_tensor(name)
+    except (SafetensorError, OSError):
+        return None
+    if metadata.get("schema") != str(SCHEMA):
+        raise StoreError(
+            f"checkpoint {path} has schema {metadata.get('schema')}, this release knows {SCHEMA}; "
+            "resume with the release that wrote it, or start a new run"
+        )
+    return Checkpoint(
+        int(metadata["round"]),
+        groups["head"],
+        groups["state"],
+        Counters(**json.loads(metadata["counters"])),
+        json.loads(metadata["sizes"]),
+    )

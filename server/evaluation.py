@@ -1,0 +1,27 @@
+"""Evaluation on the central test part, where the data have one."""
+
+from __future__ import annotations
+
+from fedgraft.evaluation import Objective, evaluate_rows
+from fedgraft.metrics import Sums
+from fedgraft.wire.records import Arrays
+from fedgraft.workspace import Workspace
+
+
+class CentralTest:
+    """The test part that was held out before the split; the same for every round."""
+
+    def __init__(self, workspace: Workspace, objective: Objective) -> None:
+        self._workspace = workspace
+        self._objective = objective
+
+    @property
+    def num_samples(self) -> int:
+        """Samples of the test part; 0 if there is none."""
+        return len(self._workspace.federation.test)
+
+    def evaluate(self, head: Arrays) -> Sums:
+        """Return metric sums of a head over the test part."""
+        federation = self._workspace.federation
+        features, targets = self._workspace.features, federation.samples.targets
+        return evaluate_rows(features, targets, federation.test, head, self._objective).sums

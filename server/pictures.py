@@ -1,0 +1,34 @@
+"""Pictures of a run, drawn with matplotlib."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from fedgraft.files import replacing
+
+
+def accuracy_picture(metrics: Path, picture: Path, metric: str) -> None:
+    """Draw a metric over rounds, on the central test part and on the clients' validation parts."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    rows = [json.loads(line) for line in metrics.read_text().splitlines()]
+    figure, axes = pyplot.subplots(figsize=(7, 4.2), layout="constrained")
+    for group, label, colour in (
+        ("central", "central test part", "#0072b2"),
+        ("validation", "clients' validation parts", "#d55e00"),
+    ):
+        points = [(row["round"], row[metric]) for row in rows if row["group"] == group and metric in row]
+        if points:
+            axes.plot(*zip(*points, strict=True), label=label, color=colour, marker=".", linewidth=1.8)
+    axes.set_xlabel("round")
+    axes.set_ylabel(metric.replace("_", " "))
+    axes.grid(alpha=0.3)
+    if axes.lines:
+        axes.legend(frameon=False)
+    with replacing(picture) as temporary:
+        figure.savefig(temporary, dpi=150, format="png")
+    pyplot.close(figure)

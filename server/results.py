@@ -1,0 +1,81 @@
+"""What a finished run leaves beside its rows: head, summary, pictures."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fedgraft.files import replacing, write_text
+from fedgraft.metrics import PRIMARY, summarise
+from fedgraft.progress import report
+from fedgraft.wire.protocol import SCHEMA
+
+if TYPE_CHECKING:
+    from server.rounds import Course
+
+
+def write_results(course: Course) -> None:
+    """Write `head.safetensors`, the pictures, and last `summary.json`, which marks the run as finished."""
+    from safetensors.numpy import save_file
+
+    path = course.directory.path
+    report("phase", name="results")
+    metadata = {"schema": str(SCHEMA), "round": str(course.round_number)}
+    with replacing(path / "head.safetensors") as temporary:
+        arrays = {name: np.asarray(value, order="C") for name, value in course.head.items()}
+        save_file(arrays, str(temporary), metadata)
+    summary = summary_of(course)
+    from server.pictures import accuracy_picture
+
+    accuracy_picture(path / "metrics.jsonl", path / "accuracy.png", metric=summary["metric"])
+    write_text(path / "summary.txt", summary_text(summary))
+    write_text(path / "summary.json", json.dumps(summary, indent=2) + "\n")
+    report("finished", **{key: summary[key] for key in ("rounds", "bytes_down", "bytes_up")})
+
+
+def summary_of(course: Course) -> dict[str, Any]:
+    """Return what came out, and what it cost."""
+    adapter, counters = course.adapter, course.counters
+    task = adapter.objective.task
+    last = adapter.record.metrics if adapter.record is not None else {}
+    validation = summarise(last, task) if last and float(last["count"]) else {}
+    central = summarise(course.central_sums, task) if course.central_sums is not None else {}
+    summary: dict[str, Any] = {
+        "schema": SCHEMA,
+        "name": course.part.name,
+        "strategy": course.part.strategy.name,  # type: ignore[attr-defined]  # every strategy has its name
+        "task": task,
+        "metric": PRIMARY[task],
+        "rounds": course.round_number,
+        "num_clients": len(course.roster.names),
+        "num_train": int(course.roster.num_train.sum()),
+        "label_names": list(course.roster.label_names),
+        "central": central,
+        "validation": validation,
+        "bytes_down": counters.bytes_down,
+        "bytes_up": counters.bytes_up,
+        "seconds": {name: round(value, 3) for name, value in counters.seconds.items()},
+    }
+    if course.central_sums is not None and "confusion" in course.central_sums:
+        summary["central_confusion"] = np.asarray(course.central_sums["confusion"]).astype(int).tolist()
+    return summary
+
+
+def summary_text(summary: dict[str, Any]) -> str:
+    """Return the summary as a few aligned lines."""
+    metric = summary["metric"]
+    title = metric.replace("_", " ")
+    rows = [("strategy", summary["strategy"])]
+    for group, label in (("central", "central test"), ("validation", "clients' validation parts")):
+        if metric in summary[group]:
+            rows.append((f"{title}, {label}", f"{summary[group][metric]:.4f}"))
+    rows += [
+        ("rounds", str(summary["rounds"])),
+        ("clients", f"{summary['num_clients']} ({summary['num_train']:,} training samples)"),
+        ("bytes down / up", f"{summary['bytes_down']:,} / {summary['bytes_up']:,}"),
+        ("seconds", ", ".join(f"{name} {value:.2f}" for name, value in summary["seconds"].items())),
+    ]
+    width = max(len(name) for name, _ in rows)
+    return "".join(f"{name:<{width}}  {value}\n" for name, value in rows)

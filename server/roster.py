@@ -1,0 +1,179 @@
+"""The roster: which clients there are, which host speaks for each, and what they have."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from flwr.app import Message
+from flwr.serverapp import Grid
+from numpy.typing import NDArray
+
+from fedgraft.errors import WireError, listed
+from fedgraft.models.losses import Task
+from fedgraft.wire.protocol import code_digest
+from fedgraft.wire.records import expect, pack, unpack
+from fedgraft.wire.requests import DescribeRequest, Description
+from fedgraft.wire.shards import shard_of_client
+from server.checkpoint import Counters
+from server.exchange import exchange
+
+NODE_WAIT_SECONDS = 120.0
+
+
+@dataclass(frozen=True)
+class Call:
+    """One message's addressees: some clients of one shard, all at one host.
+
+    Attributes:
+        node: Flower's id of the host.
+        shard: the shard's number.
+        clients: `(num,)` positions in the roster, ascending.
+        index: `(num,)` the same clients' positions in their host's description.
+    """
+
+    node: int
+    shard: int
+    clients: NDArray[np.int64]
+    index: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Roster:
+    """All clients in the order of their names, whatever host speaks for them.
+
+    Attributes:
+        names: the clients' names, sorted.
+        nodes: `(num_clients,)` Flower's id of each client's host.
+        positions: `(num_clients,)` each client's position in its host's description.
+        shards: `(num_clients,)` shard numbers.
+        num_train: `(num_clients,)` training samples.
+        num_validation: `(num_clients,)` validation samples.
+        descriptions: each host's description, by node.
+    """
+
+    names: tuple[str, ...]
+    nodes: NDArray[np.int64]
+    positions: NDArray[np.int64]
+    shards: NDArray[np.int64]
+    num_train: NDArray[np.int64]
+    num_validation: NDArray[np.int64]
+    descriptions: dict[int, Description]
+
+    @property
+    def task(self) -> Task:
+        """What the targets are."""
+        return next(iter(self.descriptions.values())).task
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """Names of the outputs."""
+        return next(iter(self.descriptions.values())).label_names
+
+    def calls(self, clients: NDArray[np.int64]) -> list[Call]:
+        """Return the messages that reach the given clients: one a shard and host, in shard order."""
+        calls = []
+        for shard in np.unique(self.shards[clients]):
+            members = clients[self.shards[clients] == shard]
+            for node in dict.fromkeys(self.nodes[members].tolist()):
+                chosen = members[self.nodes[members] == node]
+                calls.append(Call(int(node), int(shard), chosen, self.positions[chosen]))
+        return calls
+
+
+def wait_for_nodes(grid: Grid, num_hosts: int) -> list[int]:
+    """Return the ids of the hosts once all of them are there.
+
+    Raises:
+        WireError: some did not come within `NODE_WAIT_SECONDS`.
+    """
+    started = time.perf_counter()
+    while len(nodes := sorted(grid.get_node_ids())) < num_hosts:
+        if time.perf_counter() - started > NODE_WAIT_SECONDS:
+            raise WireError(f"{len(nodes)} of {num_hosts} hosts came within {NODE_WAIT_SECONDS:g} s")
+        time.sleep(0.1)
+    return nodes
+
+
+def call_the_roll(
+    grid: Grid, run_id: str, num_hosts: int, num_shards: int, counters: Counters, timeout_seconds: float
+) -> Roster:
+    """Ask every host for whom it speaks.
+
+    Raises:
+        WireError: a host runs other code, two hosts speak for one client, hosts disagree about labels, or
+            there is no client at all.
+    """
+    nodes = wait_for_nodes(grid, num_hosts)
+    request = DescribeRequest(run_id=run_id)
+    messages = [Message(pack(request), dst_node_id=node, message_type="query.describe") for node in nodes]
+    replies = exchange(grid, messages, counters, "describe", timeout_seconds)
+    descriptions, tables = {}, {}
+    for node, reply in zip(nodes, replies, strict=True):
+        description, groups = unpack(reply.content, Description, f"description from host {node}")
+        _check_code(node, description)
+        descriptions[node] = description
+        tables[node] = _client_table(node, groups.get("clients"))
+    _check_agreement(descriptions)
+    return _assemble(descriptions, tables, num_shards)
+
+
+Table = tuple[list[str], NDArray[np.int64], NDArray[np.int64]]
+
+
+def _client_table(node: int, arrays: Any) -> Table:
+    what = f"clients of host {node}"
+    if not arrays or "names" not in arrays or arrays["names"].dtype != np.uint8:
+        raise WireError(f"{what}: names are missing")
+    text = arrays["names"].tobytes().decode()
+    names = text.split("\n") if text else []
+    shapes = {"names": arrays["names"].shape, "num_train": (len(names),), "num_validation": (len(names),)}
+    expect(arrays, shapes, what)
+    return names, arrays["num_train"].astype(np.int64), arrays["num_validation"].astype(np.int64)
+
+
+def _check_code(node: int, description: Description) -> None:
+    if description.code_digest != code_digest():
+        raise WireError(
+            f"host {node} runs other code ({description.code_digest[:12]}, release {description.release}) than "
+            f"the server ({code_digest()[:12]}); start both from the same checkout, and Flower's local SuperLink "
+            "from a folder without packages of these names"
+        )
+
+
+def _check_agreement(descriptions: dict[int, Description]) -> None:
+    for what in ("task", "label_names"):
+        values = {getattr(description, what) for description in descriptions.values()}
+        if len(values) > 1:
+            raise WireError(f"hosts disagree about {what}: {listed(str(value) for value in sorted(values))}")
+
+
+def _assemble(descriptions: dict[int, Description], tables: dict[int, Table], num_shards: int) -> Roster:
+    names = [name for table in tables.values() for name in table[0]]
+    if not names:
+        raise WireError("no host speaks for any client")
+    doubles = _doubles(names)
+    if doubles:
+        raise WireError(f"two hosts speak for {listed(doubles)}; each client needs one host")
+    order = np.argsort(np.array(names), kind="stable")
+
+    def column(values: Iterable[Sequence[int] | NDArray[np.int64]]) -> NDArray[np.int64]:
+        return np.concatenate([np.asarray(value, dtype=np.int64) for value in values])[order]
+
+    return Roster(
+        names=tuple(names[position] for position in order),
+        nodes=column([node] * len(table[0]) for node, table in tables.items()),
+        positions=column(np.arange(len(table[0])) for table in tables.values()),
+        shards=shard_of_client(len(names), num_shards),
+        num_train=column(table[1] for table in tables.values()),
+        num_validation=column(table[2] for table in tables.values()),
+        descriptions=descriptions,
+    )
+
+
+def _doubles(names: list[str]) -> list[str]:
+    seen: set[str] = set()
+    return [name for name in names if name in seen or seen.add(name)]  # type: ignore[func-returns-value]

@@ -1,0 +1,239 @@
+"""The course of a run: roll call, backbone, rounds with checkpoints, last evaluation, results."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord
+from flwr.serverapp import Grid
+
+from fedgraft.errors import Fault, ScenarioError
+from fedgraft.evaluation import Objective
+from fedgraft.metrics import Sums, summarise
+from fedgraft.models.heads import initial_head
+from fedgraft.models.losses import resolve_loss
+from fedgraft.models.registry import describe
+from fedgraft.progress import report
+from fedgraft.submission import Submission
+from fedgraft.wire.records import Arrays
+from fedgraft.workspace import open_workspace
+from server.adapter import PackedStrategy, RoundRecord
+from server.backbone import distribute
+from server.checkpoint import Checkpoint, Counters, last_checkpoint, save_checkpoint
+from server.evaluation import CentralTest
+from server.exchange import exchange
+from server.flower_strategy import UnpackedStrategy
+from server.results import write_results
+from server.roster import Roster, call_the_roll
+from server.run_directory import RunDirectory, new_directory
+from server.settings import ServerPart
+from strategies.base import Strategy
+from strategies.flower import FlowerStrategy
+
+
+@dataclass
+class Course:
+    """A run in progress."""
+
+    part: ServerPart
+    directory: RunDirectory
+    grid: Grid
+    roster: Roster
+    adapter: PackedStrategy
+    central: CentralTest | None
+    counters: Counters
+    head: Arrays
+    round_number: int = 0
+    central_sums: Sums | None = None
+
+
+def conduct(grid: Grid, submission: Submission) -> Path:
+    """Conduct a run from its first message to its last file; return the run directory.
+
+    Raises:
+        FedGraftError: anything that the user can mend.
+    """
+    part = ServerPart.model_validate_json(submission.scenario_json)
+    directory, checkpoint = _open_directory(submission, part)
+    with directory.recording():
+        if directory.finished:
+            return directory.path
+        course = _begin(grid, submission, part, directory, checkpoint)
+        while course.round_number < part.server.rounds:
+            _round(course)
+        _end(course)
+    return directory.path
+
+
+def _open_directory(submission: Submission, part: ServerPart) -> tuple[RunDirectory, Checkpoint | None]:
+    """Return the run's directory and, when resuming, its last checkpoint."""
+    run = submission.run
+    path = Path(run.directory) if run.directory else new_directory(Path("runs").absolute(), part.name)
+    directory = RunDirectory(path)
+    if run.resume:
+        directory.facts()
+        checkpoint = last_checkpoint(path / "checkpoints")
+        if checkpoint is not None:
+            directory.truncate(checkpoint.sizes)
+            return directory, checkpoint
+        directory.restart()
+        return directory, None
+    directory.create(submission)
+    return directory, None
+
+
+def _begin(
+    grid: Grid, submission: Submission, part: ServerPart, directory: RunDirectory, checkpoint: Checkpoint | None
+) -> Course:
+    """Call the roll, distribute the backbone and set the head."""
+    run_id = submission.run.run_id or str(uuid.uuid4())
+    counters = checkpoint.counters if checkpoint else Counters(seconds=dict(submission.run.prepared_seconds))
+    timeout = part.server.timeout_seconds
+    report("phase", name="hosts")
+    roster = call_the_roll(grid, run_id, submission.run.num_hosts, part.shards, counters, timeout)
+    _check_cohort(part, roster)
+    info = describe(part.backbone)
+    num_sent = distribute(grid, roster, part.backbone, info, run_id, counters, timeout)
+    if num_sent:
+        report("note", text=f"backbone weights sent to {num_sent} hosts")
+    feature_dim = info.feature_dim or next(iter(roster.descriptions.values())).feature_dim
+    objective = Objective(part.head, resolve_loss(part.loss, roster.task), roster.task, _num_outputs(roster))
+    adapter = PackedStrategy(
+        _strategy(part.strategy),
+        roster,
+        part.server,
+        part.evaluation,
+        objective,
+        run_id,
+        part.seed,
+        info.weights_digest,
+    )
+    central = _central(part, objective, counters)
+    if checkpoint:
+        adapter.state = checkpoint.state
+        report("note", text=f"resumed after round {checkpoint.round_number}")
+        return Course(
+            part, directory, grid, roster, adapter, central, counters, checkpoint.head, checkpoint.round_number
+        )
+    head = initial_head(part.head, feature_dim, objective.num_outputs, part.seed)
+    course = Course(part, directory, grid, roster, adapter, central, counters, head)
+    adapter.state = dict(adapter.strategy.init(head))
+    _evaluate_centrally(course)
+    _save(course)
+    return course
+
+
+def _strategy(strategy: Strategy) -> Strategy:
+    return UnpackedStrategy.of(strategy) if isinstance(strategy, FlowerStrategy) else strategy
+
+
+def _num_outputs(roster: Roster) -> int:
+    return len(roster.label_names)
+
+
+def _check_cohort(part: ServerPart, roster: Roster) -> None:
+    wanted = part.server.clients_per_round
+    if wanted is not None and wanted > len(roster.names):
+        text = f"came {wanted}, but the federation has {len(roster.names)} clients; lower it, or set null for all"
+        raise ScenarioError(part.name, [Fault("server.clients_per_round", text)])
+
+
+def _central(part: ServerPart, objective: Objective, counters: Counters) -> CentralTest | None:
+    """Return the central test part, or None where there is none or it is not wanted."""
+    if not part.evaluation.central:
+        return None
+    started = time.perf_counter()
+    workspace = open_workspace(part.data, part.seed, part.backbone, part.features)
+    central = CentralTest(workspace, objective)
+    if central.num_samples:
+        _ = workspace.features
+    counters.spend("features", time.perf_counter() - started)
+    return central if central.num_samples else None
+
+
+def _round(course: Course) -> None:
+    """Run one round: exchanges, aggregation, evaluation, and at times a checkpoint."""
+    started, before = time.perf_counter(), (course.counters.bytes_down, course.counters.bytes_up)
+    number = course.round_number + 1
+    adapter, timeout = course.adapter, course.part.server.timeout_seconds
+    arrays: ArrayRecord | None = _record(course.head)
+    metrics: MetricRecord | None = None
+    while True:
+        messages = list(adapter.configure_train(number, arrays or _record(course.head), ConfigRecord(), course.grid))
+        replies = exchange(course.grid, messages, course.counters, "train", timeout)
+        timer = time.perf_counter()
+        arrays, metrics = adapter.aggregate_train(number, replies)
+        course.counters.spend("aggregate", time.perf_counter() - timer)
+        if arrays is not None:
+            break
+    course.head, course.round_number = adapter.head, number
+    record = adapter.record
+    if record is not None:
+        _write_record(course, record, number)
+    _evaluate_centrally(course)
+    row: dict[str, Any] = {"num_clients": len(record.clients) if record else 0, **dict(metrics or {})}
+    row["bytes_down"] = course.counters.bytes_down - before[0]
+    row["bytes_up"] = course.counters.bytes_up - before[1]
+    row["seconds"] = round(time.perf_counter() - started, 6)
+    course.directory.row(number, "train", row)
+    report("round", number=number, of=course.part.server.rounds, **course.directory.latest)
+    if number % course.part.server.checkpoint_every == 0 or number == course.part.server.rounds:
+        _save(course)
+
+
+def _write_record(course: Course, record: RoundRecord, number: int) -> None:
+    """Write what the replies of round `number` said: of its training, and of the head that they received.
+
+    The received head is that of the round before, so its validation rows bear that round's number.
+    """
+    if record.metrics and float(record.metrics["count"]):
+        values = summarise(record.metrics, course.adapter.objective.task)
+        sizes = {"num_clients": len(record.clients), "num_samples": int(record.metrics["count"])}
+        course.directory.row(number - 1, "validation", {**sizes, **values})
+    if course.part.evaluation.per_client:
+        course.directory.client_rows(
+            number, [course.roster.names[client] for client in record.clients], record.per_client
+        )
+
+
+def _evaluate_centrally(course: Course) -> None:
+    if course.central is None or not course.adapter.evaluates_after(course.round_number):
+        return
+    started = time.perf_counter()
+    sums = course.central.evaluate(course.head)
+    course.counters.spend("evaluate", time.perf_counter() - started)
+    values = summarise(sums, course.adapter.objective.task)
+    course.directory.row(course.round_number, "central", {"num_samples": int(sums["count"]), **values})
+    course.central_sums = sums
+
+
+def _save(course: Course) -> None:
+    """Write a checkpoint."""
+    started = time.perf_counter()
+    checkpoint = Checkpoint(
+        course.round_number, course.head, course.adapter.state or {}, course.counters, course.directory.sizes()
+    )
+    save_checkpoint(course.directory.path / "checkpoints", checkpoint)
+    course.counters.spend("checkpoint", time.perf_counter() - started)
+
+
+def _end(course: Course) -> None:
+    """Have all clients evaluate the last head, and write the results."""
+    number, adapter = course.part.server.rounds, course.adapter
+    if course.central is not None and course.central_sums is None:
+        course.central_sums = course.central.evaluate(course.head)
+    messages = list(adapter.configure_evaluate(number, _record(course.head), ConfigRecord(), course.grid))
+    replies = exchange(course.grid, messages, course.counters, "evaluate", course.part.server.timeout_seconds)
+    adapter.aggregate_evaluate(number, replies)
+    if adapter.record is not None:
+        _write_record(course, adapter.record, number + 1)
+    write_results(course)
+
+
+def _record(arrays: Arrays) -> ArrayRecord:
+    return ArrayRecord({name: Array(np.asarray(value, order="C")) for name, value in arrays.items()})
