@@ -44,7 +44,7 @@ def _path(kind: str, key: str) -> Path:
 def read(kind: str, key: str) -> dict[str, AnyArray] | None:
     """Return the arrays kept under a key, or None if there are none or the file is damaged."""
     try:
-        with np.load(_path(kind, key), allow_pickle=False) as stored:
+        with _path(kind, key).open("rb") as file, np.load(file, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
         return None  # computed again; a damaged file is overwritten

@@ -66,7 +66,7 @@ def inspect(path: Path) -> tuple[bytes, str]:
             with Image.open(io.BytesIO(data)) as picture:
                 if picture.mode == "F":
                     raise ValueError("a picture of floating-point numbers has no known range")
-                picture.draft(picture.mode, (picture.width // 8, picture.height // 8))
+                picture.draft(picture.mode, (max(picture.width // 8, 1), max(picture.height // 8, 1)))
                 picture.load()
     except (OSError, ValueError, SyntaxError, MemoryError, ArithmeticError, LookupError) as error:
         return bytes(16), str(error).splitlines()[0] if str(error) else type(error).__name__

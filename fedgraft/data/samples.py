@@ -147,7 +147,7 @@ def check_samples(samples: Samples, source: str) -> Samples:
             only = samples.label_names[int(present[0])]
             raise DataError(
                 f"{source}: all {samples.num_samples} samples have the one class '{only}'; "
-                "a classifier needs at least two classes"
+                + "; ".join(("a classifier needs at least two classes", *samples.notes))
             )
     ids, counts = np.unique(samples.sample_ids, return_counts=True)
     if len(ids) < samples.num_samples:

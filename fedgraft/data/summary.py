@@ -88,7 +88,9 @@ def partition_picture(federation: Federation, path: Path) -> None:
     bars.barh(np.arange(len(rows)), rows.sum(axis=1), height=1.0 if many else 0.8, color="#3b528b")
     bars.set_ylim(*heat.get_ylim())
     bars.set_yticks([])
-    bars.set_xlabel("labels in all" if federation.samples.task == "labels" else "samples in all")
+    bars.set_xlabel(
+        ("labels" if federation.samples.task == "labels" else "samples") + (" in all" if together == 1 else ", mean")
+    )
     bars.xaxis.set_major_locator(MaxNLocator(nbins=3, integer=True))
     bars.spines[["top", "right"]].set_visible(False)
     beyond = "max" if rows.max() > brightest else "neither"

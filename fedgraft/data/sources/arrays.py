@@ -29,7 +29,7 @@ class _File:
 
     def names(self) -> tuple[str, ...]:
         try:
-            with np.load(self.path, allow_pickle=False) as stored:
+            with self.path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
                 return tuple(stored.files)
         except FileNotFoundError as error:
             siblings = [e.name for e in self.path.parent.iterdir()] if self.path.parent.is_dir() else []
@@ -43,7 +43,7 @@ class _File:
 
     def read(self, name: str) -> cache.AnyArray:
         try:
-            with np.load(self.path, allow_pickle=False) as stored:
+            with self.path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
                 return np.asarray(stored[name])
         except ValueError as error:
             raise DataError(
