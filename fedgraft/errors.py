@@ -69,6 +69,7 @@ def listed(names: Iterable[str], limit: int = 20) -> str:
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:
-    """Return `; did you mean 'x'?` for a near miss among the valid names, or an empty string."""
-    found = difflib.get_close_matches(str(name), list(valid), n=1, cutoff=0.6)
-    return f"; did you mean '{found[0]}'?" if found else ""
+    """Return `; did you mean 'x'?` for a near miss among the valid names (in any case), or an empty string."""
+    by_lower = {entry.lower(): entry for entry in reversed(list(valid))}
+    found = difflib.get_close_matches(str(name).lower(), list(reversed(by_lower)), n=1, cutoff=0.6)
+    return f"; did you mean '{by_lower[found[0]]}'?" if found else ""

@@ -30,7 +30,7 @@ def faults_of(error: ValidationError, tree: Located, model: type[BaseModel]) -> 
             loc, detail["type"] = loc[:-1], "too_short"
         path = _path(loc, tree, missing=detail["type"] == "missing") or ()
         below = (detail.get("ctx") or {}).get("key") if detail["type"] == "setting" else None
-        path = (*path, *below.split(".")) if below else path
+        path = (*path, *(int(part) if part.isdecimal() else part for part in below.split("."))) if below else path
         by_path.setdefault(path, []).append(detail)
     return [_fault(path, details, tree, model) for path, details in by_path.items()]
 

@@ -20,6 +20,11 @@ KeyPath: TypeAlias = tuple[str | int, ...]
 LARGEST_TREE = 1_000_000
 """Values in one file; only aliases of aliases come near it."""
 
+DEEPEST = 50
+"""Blocks and lists within each other; a scenario has about five."""
+
+TOO_DEEP = "the values are nested too deep to be read"
+
 _TAG = "tag:yaml.org,2002:"
 _CORE_RESOLVERS: tuple[tuple[str, str, str], ...] = (
     ("null", r"~|null|Null|NULL|", "~nN"),
@@ -148,7 +153,7 @@ def read_yaml(text: str, place: Place, *, lines: bool = True) -> tuple[Located |
     except yaml.YAMLError as error:
         return None, [_syntax_fault(error, text)]
     except RecursionError:
-        return None, [Fault("", "the values are nested too deep to be read")]
+        return None, [Fault("", TOO_DEEP)]
     if node is None:
         return None, []
     builder = _Builder(place, lines)
@@ -170,9 +175,22 @@ def _syntax_fault(error: yaml.YAMLError, text: str) -> Fault:
         context = f"{context} that begins in line {context_mark.line + 1}"
     lines = text.splitlines()
     stands = lines[mark.line].strip() if mark.line < len(lines) else ""
-    hint = "; indent with spaces, not tabs" if "\\t" in problem else ""
+    hint = next((f"; {advice}" for jargon, advice in _ADVICE.items() if jargon in f"{context}: {problem}"), "")
     message = f"not valid YAML at column {mark.column + 1}: {f'{context}: ' if context else ''}{problem}"
     return Fault("", message + (f"; there stands: {stands[:60]}" if stands else "") + hint, mark.line + 1)
+
+
+_ADVICE = {
+    "\\t": "indent with spaces, not tabs",
+    "cannot start any token": "put text that begins with this character in quotes",
+    "mapping values are not allowed": "is a colon missing in the line before, or does the text need quotes?",
+    "<block end>": "is the indentation right?",
+    "could not find expected ':'": "is a colon missing, or the indentation wrong?",
+    "quoted scalar": "is a quote left open?",
+    "flow mapping": "is a comma or a closing } missing?",
+    "flow sequence": "is a comma or a closing ] missing?",
+}
+"""Words of PyYAML's messages, and what is usually the matter."""
 
 
 class _Builder:
@@ -200,6 +218,9 @@ class _Builder:
         if self.num_values > LARGEST_TREE:
             if self.num_values == LARGEST_TREE + 1:
                 self._fault(path, f"the file holds more than {LARGEST_TREE:,} values (aliases counted)", line)
+            return Located(None, place)
+        if len(path) > DEEPEST:
+            self._fault(path[:1], TOO_DEEP, line)
             return Located(None, place)
         inside = (*above, node)
         if isinstance(node, yaml.MappingNode) and node.tag == _TAG + "map":

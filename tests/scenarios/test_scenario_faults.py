@@ -35,6 +35,7 @@ ONE_FAULT = {
     "name: a\n\ngait:\n  name: fast": "line 3: gait.power: missing; expected a whole number",
     "name: a\ngait: fast": "line 2: gait.power: missing; expected a whole number",
     "name: a\ngait: fats": "line 2: gait: came the name 'fats'; expected one of slow, fast; did you mean 'fast'?",
+    "name: a\ngait: Fast": "line 2: gait: came the name 'Fast'; expected one of slow, fast; did you mean 'fast'?",
     "name: a\ngait: {name: 3}": "line 2: gait: came the name 3; expected one of slow, fast",
     "name: a\ngait: 3": "line 2: gait: came 3; expected a block of keys whose name is one of slow, fast",
     "name: a\ngait: []": "line 2: gait: came [] (a list); expected a block of keys whose name is one of slow, fast",
@@ -96,6 +97,7 @@ ONE_FAULT = {
     "name: a\0b": "a binary file; a scenario is a YAML file, saved as UTF-8",
     "name: a".encode("utf-16"): "not UTF-8 text (byte 0)",
     "name: bj\xf6rn".encode("latin-1"): "not UTF-8 text (byte 8)",
+    f"name: a\nplaces: {'[' * 60}{']' * 60}": "line 2: places: the values are nested too deep to be read",
     "[" * 1000: "the values are nested too deep to be read",
 }
 
@@ -111,8 +113,19 @@ def test_a_cross_fault_of_the_whole_names_no_key(tmp_path: Path) -> None:
     assert faults(tmp_path, "name: a\ndays: 13") == "line 1: thirteen days bring bad luck"
 
 
-def test_tabs_get_a_hint(tmp_path: Path) -> None:
-    assert faults(tmp_path, "name: a\n\tdays: 3").endswith("indent with spaces, not tabs")
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("name: a\n\tdays: 3", "indent with spaces, not tabs"),
+        ("places:\n  map: x\n guide: y", "is the indentation right?"),
+        ("places:\n  map x\n  guide: y", "is a colon missing in the line before, or does the text need quotes?"),
+        ("name: 'a\ndays: 3", "is a quote left open?"),
+        ("gait: {name: slow speed: 3}", "is a comma or a closing } missing?"),
+        ("name: @a", "put text that begins with this character in quotes"),
+    ],
+)
+def test_common_slips_of_the_pen_get_a_hint(tmp_path: Path, text: str, hint: str) -> None:
+    assert faults(tmp_path, text).endswith(f"; {hint}")
 
 
 def test_all_faults_at_once_in_the_order_of_the_lines(tmp_path: Path) -> None:

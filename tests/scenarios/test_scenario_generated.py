@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 import yaml
 from small_model import Trip
@@ -17,8 +18,6 @@ from scenarios import json_schema, reference
 from scenarios.generated import main
 from scenarios.loader import SHIPPED, load_scenario, shipped
 from scenarios.writer import to_yaml
-
-jsonschema = pytest.importorskip("jsonschema")
 
 
 @functools.cache
