@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 
 import fedgraft
-from fedgraft.errors import FedGraftError
+from fedgraft.errors import LaunchError
 
 PACKAGES = ("fedgraft", "server", "clients", "strategies", "scenarios")
 SUFFIXES = (".py", ".yaml", ".yml", ".json")  # what a Flower bundle takes, less prose and other projects' TOML
@@ -44,13 +44,13 @@ def app_folder(destination: Path) -> Path:
         destination: the folder in which `fedgraft/` is made; it may exist, but not hold a `fedgraft/` yet.
 
     Raises:
-        FedGraftError: a package is missing.
+        LaunchError: a package is missing.
     """
     source = Path(fedgraft.__file__).resolve().parent.parent
     folder = destination / "fedgraft"  # Flower wants a letter first, then letters, digits and hyphens
     for package in PACKAGES:
         if not (source / package / "__init__.py").is_file():
-            raise FedGraftError(
+            raise LaunchError(
                 f"FedGraft's package '{package}' was expected beside 'fedgraft' in {source} and is not there; "
                 "install FedGraft again (pip install --force-reinstall fedgraft)"
             )

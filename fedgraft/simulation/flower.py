@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from fedgraft.errors import FedGraftError
+from fedgraft.errors import LaunchError
 from fedgraft.simulation.app_folder import app_folder
 from fedgraft.simulation.flower_log import RunLog, reason, tail
 from fedgraft.simulation.flower_machine import Actors, divide, processes_environment, reserved_port
@@ -89,7 +89,7 @@ def run_in_flower(
         environment: variables for the processes, beside our own and those of this process.
 
     Raises:
-        FedGraftError: the run could not be started: what the SuperLink or the app folder lacks.
+        LaunchError: the run could not be started: what the SuperLink or the app folder lacks.
     """
     began = time.monotonic()
     actors = divide(num_hosts, cpus_per_host, gpus_per_host)
@@ -110,8 +110,8 @@ def run_in_flower(
             run_id = run.start(app or app_folder(folder), run_config, actors)
             start_seconds = time.monotonic() - began
             status, details = run.wait(run_id)
-    except FedGraftError as error:
-        raise FedGraftError(f"{error}\nwhat Flower printed stands in {log_file}") from error
+    except LaunchError as error:
+        raise LaunchError(f"{error}\nwhat Flower printed stands in {log_file}") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         log.clean()
@@ -147,13 +147,13 @@ class _Run:
             if superlink is not None:
                 break
         else:
-            raise FedGraftError(f"Flower's SuperLink did not start in {_ATTEMPTS} attempts")
+            raise LaunchError(f"Flower's SuperLink did not start in {_ATTEMPTS} attempts")
         self._superlink = superlink
         run_id = superlink.submit(app, run_config, actors)
         deadline = time.monotonic() + START_SECONDS
         while (token := superlink.acquire(run_id)) is None:
             if time.monotonic() > deadline:
-                raise FedGraftError(f"Flower's SuperLink did not hand out the run within {START_SECONDS:.0f} s")
+                raise LaunchError(f"Flower's SuperLink did not hand out the run within {START_SECONDS:.0f} s")
             self._processes.ended("superlink", POLL_SECONDS)
             self._poll()
         written = self._folder / "token.part"
@@ -184,7 +184,7 @@ class _Run:
             if superlink.healthy():
                 return superlink
             self._poll()
-        raise FedGraftError(f"Flower's SuperLink did not answer within {START_SECONDS:.0f} s")
+        raise LaunchError(f"Flower's SuperLink did not answer within {START_SECONDS:.0f} s")
 
     def wait(self, run_id: int) -> tuple[Literal["completed", "failed", "stopped"], str]:
         """Wait for the simulation process's end, and return the run's real status and Flower's details.

@@ -32,7 +32,7 @@ from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor, SuperExec
 from flwr.supercore.protobuf.client import ProtobufClient
 from flwr.supercore.runtime import RuntimeHttpClient
 
-from fedgraft.errors import FedGraftError
+from fedgraft.errors import LaunchError
 from fedgraft.simulation.flower_machine import Actors, unproxied
 
 Client = TypeVar("Client", bound=ProtobufClient)
@@ -71,7 +71,7 @@ class SuperLink:
         The run configuration goes as a map of strings, so quotes, newlines and length need no care.
 
         Raises:
-            FedGraftError: the app folder or the run configuration is refused.
+            LaunchError: the app folder or the run configuration is refused.
         """
         content = bundle(app)
         request = StartRunRequest(
@@ -87,21 +87,21 @@ class SuperLink:
         with _refusals("the run"):
             response = self._control.StartRun(request)
         if not response.HasField("run_id"):
-            raise FedGraftError(f"Flower's SuperLink refused the run: {len(content):,} bytes of code are too many")
+            raise LaunchError(f"Flower's SuperLink refused the run: {len(content):,} bytes of code are too many")
         return int(response.run_id)
 
     def acquire(self, run_id: int) -> str | None:
         """Take the run's task, and return the token for the process that is to carry it out; None: not yet.
 
         Raises:
-            FedGraftError: a task of another run was handed out; nobody else should know this SuperLink.
+            LaunchError: a task of another run was handed out; nobody else should know this SuperLink.
         """
         with _refusals("the task"):
             response = self._runtime.AcquireTask(AcquireTaskRequest(supported_task_types={TaskType.SIMULATION}))
         if not (response.HasField("task") and response.token):
             return None
         if response.task.run_id != run_id:
-            raise FedGraftError(
+            raise LaunchError(
                 f"somebody else submitted run {response.task.run_id} to the SuperLink of run {run_id}; start again"
             )
         return str(response.token)
@@ -122,7 +122,7 @@ def bundle(app: Path) -> bytes:
     """Return an app folder as a Flower app bundle.
 
     Raises:
-        FedGraftError: the folder is no Flower app, with Flower's reasons.
+        LaunchError: the folder is no Flower app, with Flower's reasons.
     """
     try:
         load_and_validate(app / "pyproject.toml")
@@ -131,7 +131,7 @@ def bundle(app: Path) -> bytes:
             warnings.filterwarnings("ignore", "GitWildMatchPattern", DeprecationWarning)
             return build_fab_from_disk(app)
     except ValueError as error:
-        raise FedGraftError(f"{app} is no Flower app: {error}") from error
+        raise LaunchError(f"{app} is no Flower app: {error}") from error
 
 
 @contextlib.contextmanager
@@ -142,9 +142,9 @@ def _refusals(what: str) -> Iterator[None]:
     except httpx.HTTPStatusError as error:
         known = FlowerError.from_json(error.response.text)
         reason = f"{known.message} {known.public_details or ''}".strip() if known else error.response.text
-        raise FedGraftError(f"Flower's SuperLink refused {what}: {reason}") from error
+        raise LaunchError(f"Flower's SuperLink refused {what}: {reason}") from error
     except httpx.HTTPError as error:
-        raise FedGraftError(f"Flower's SuperLink did not answer {what}: {error}") from error
+        raise LaunchError(f"Flower's SuperLink did not answer {what}: {error}") from error
 
 
 @contextlib.contextmanager

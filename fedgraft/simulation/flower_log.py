@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _RAISED = re.compile(r"^(?P<name>[A-Za-z_][\w.]*)(?:: (?P<text>.*))?$")
 _RAY_PREFIX = re.compile(r"^\([^)]*pid=[^)]*\) ?")
 _FLOWERS_PREFIX = "Simulation failed with exception: "
+_FLOWERS_END = "Simulation raised an exception"
 # What Flower says when it knows nothing; the cause stands in the log above it.
 _EMPTY_REASONS = (
     "An error was encountered. Ending simulation.",
@@ -41,7 +43,9 @@ class RunLog:
         sys.stderr.flush()
 
     def text(self) -> str:
-        """Return this run's part, without colours."""
+        """Return this run's part, without colours; empty if somebody has removed the file."""
+        if not self._path.exists():
+            return ""
         with self._path.open("rb") as log:
             log.seek(self._begin)
             return _COLOUR.sub("", log.read().decode(errors="replace"))
@@ -49,7 +53,7 @@ class RunLog:
     def clean(self) -> None:
         """Take the colours out of the file; only after its writers have ended."""
         text = self.text()
-        with self._path.open("r+b") as log:
+        with contextlib.suppress(OSError), self._path.open("r+b") as log:
             log.seek(self._begin)
             log.write(text.encode())
             log.truncate()
@@ -68,10 +72,14 @@ def reason(details: str, log: str) -> str:
     text = details.removeprefix(_FLOWERS_PREFIX).strip()
     raised = _raised(log)
     if text in _EMPTY_REASONS:
-        text, name = (raised[0][1], raised[0][0]) if raised else (text, "")
+        # Chained tracebacks begin with the cause; what clients raised earlier, and was borne, does not count.
+        at_the_end = _raised(log[log.find(_FLOWERS_END) :]) if _FLOWERS_END in log else raised
+        name, text = at_the_end[0] if at_the_end else ("", text)
     else:
         first_line = text.partition("\n")[0]
         name = next((kind for kind, said in reversed(raised) if said == first_line), "")
+    if text.startswith("ActorPool is empty"):
+        return "a host asks for more of a GPU than Ray finds on this machine; lower the GPUs for each host, or use none"
     kind = name.rpartition(".")[2]
     if not kind or hasattr(fedgraft.errors, kind):  # ours are written for the user, without the kind
         return text

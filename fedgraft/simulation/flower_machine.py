@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedgraft.errors import FedGraftError
+from fedgraft.errors import LaunchError
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Actors:
 def divide(num_hosts: int, cpus_per_host: float, gpus_per_host: float) -> Actors:
     """Return how many hosts work at once: as many as the CPUs allow, at least one."""
     if num_hosts < 1 or cpus_per_host <= 0 or gpus_per_host < 0:
-        raise FedGraftError(
+        raise LaunchError(
             f"num_hosts is {num_hosts}, cpus_per_host {cpus_per_host} and gpus_per_host {gpus_per_host}; expected "
             "at least one host, more than 0 CPUs and at least 0 GPUs"
         )

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, cast
 
-from fedgraft.errors import FedGraftError
+from fedgraft.errors import LaunchError
 from fedgraft.simulation import flower_keeper
 
 _LONGEST_BASE = 20  # characters; Ray's sockets lie 83 deeper and Linux takes 107 in all
@@ -32,9 +32,7 @@ class Processes:
             log_file: where all that they print is appended.
         """
         if os.name == "nt":
-            raise FedGraftError(
-                "the 'flower' runtime needs Linux or macOS; use the 'inline' runtime (--runtime inline)"
-            )
+            raise LaunchError("the 'flower' runtime needs Linux or macOS; use the 'inline' runtime (--runtime inline)")
         self._ended: dict[str, int] = {}
         self._buffered = b""
         with log_file.open("ab") as log:
@@ -66,12 +64,12 @@ class Processes:
             wait_seconds: wait at most so long for any process's end to be reported.
 
         Raises:
-            FedGraftError: the keeper itself is gone.
+            LaunchError: the keeper itself is gone.
         """
         if name not in self._ended and select.select([self._events], [], [], wait_seconds)[0]:
             received = os.read(self._events.fileno(), 65536)
             if not received:
-                raise FedGraftError(
+                raise LaunchError(
                     "the process that keeps Flower's processes was killed; the run is lost, start it again "
                     "with --resume"
                 )

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 import fedgraft
-from fedgraft.errors import FedGraftError
+from fedgraft.errors import LaunchError
 from fedgraft.simulation.app_folder import PACKAGES, app_folder
 from fedgraft.simulation.flower import FlowerOutcome, run_in_flower
 from fedgraft.simulation.flower_log import reason
@@ -317,13 +317,13 @@ def test_verbose_copies_flowers_words_to_the_terminal(toy, tmp_path, capfd):
 
 
 def test_an_undeclared_run_key_is_refused_in_one_line(toy, tmp_path):
-    with pytest.raises(FedGraftError, match=r"refused the run: .*\n.*flower\.log"):
+    with pytest.raises(LaunchError, match=r"refused the run: .*\n.*flower\.log"):
         run_in_flower({"colour": "blue"}, 2, 1, log_file=tmp_path / "flower.log", app=toy)
 
 
 def test_a_folder_that_is_no_app_is_refused(tmp_path):
     (tmp_path / "pyproject.toml").write_text("[project]\nname = 'x'\n")
-    with pytest.raises(FedGraftError, match="is no Flower app"):
+    with pytest.raises(LaunchError, match="is no Flower app"):
         run_in_flower({}, 2, 1, log_file=tmp_path / "flower.log", app=tmp_path)
 
 
@@ -398,10 +398,21 @@ Traceback (most recent call last):
         ("Simulation failed with exception: two\nlines", "fedgraft.errors.DataError: two\nlines", "two\nlines"),
         ("Simulation failed with exception: ", "AssertionError", "AssertionError"),
         ("Simulation failed with exception: Simulation Runtime crashed.", "OSError: disk full", "OSError: disk full"),
+        (
+            "Simulation failed with exception: An error was encountered. Ending simulation.",
+            "ValueError: ActorPool is empty. Stopping Simulation.",
+            "a host asks for more of a GPU than Ray finds on this machine; lower the GPUs for each host, or use none",
+        ),
     ],
 )
 def test_the_reason_is_the_exceptions_own(details, last, expected):
     assert reason(details, TRACEBACK.format(last=last)) == expected
+
+
+def test_what_a_client_raised_earlier_is_not_the_reason():
+    earlier = TRACEBACK.replace("Simulation raised an exception", "a client").format(last="ValueError: borne")
+    log = earlier + TRACEBACK.format(last="OSError: disk full")
+    assert reason("Simulation Runtime crashed.", log) == "OSError: disk full"
 
 
 def test_actors_never_outnumber_hosts_or_the_cpus(monkeypatch):
@@ -410,5 +421,5 @@ def test_actors_never_outnumber_hosts_or_the_cpus(monkeypatch):
     assert divide(100, 1.0, 0.0).num_actors == 8
     assert divide(100, 0.5, 0.0).num_actors == 16
     assert divide(3, 16.0, 0.0).num_actors == 1  # too much asked: one at a time, not none
-    with pytest.raises(FedGraftError, match="at least one host"):
+    with pytest.raises(LaunchError, match="at least one host"):
         divide(0, 1.0, 0.0)
