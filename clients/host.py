@@ -81,7 +81,7 @@ class Host:
             feature_dim=samples.features().shape[1] if samples.kind == "features" else 0,
             backbone_digests=tuple(self.own_digests()),
         )
-        clients = {
+        clients: dict[str, NDArray[Any]] = {
             "names": np.frombuffer("\n".join(self.names).encode(), dtype=np.uint8),
             "num_train": federation.train.counts[self.clients],
             "num_validation": federation.validation.counts[self.clients],

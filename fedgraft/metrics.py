@@ -24,6 +24,12 @@ LARGEST_CONFUSION = 200
 Sums = dict[str, NDArray[np.float64]]
 
 
+_PER_OUTPUT: dict[Task, tuple[str, ...]] = {
+    "labels": ("true_positive", "false_positive", "false_negative"),
+    "real": ("squared_error", "absolute_error", "target", "target_square"),
+}
+
+
 def metric_shapes(task: Task, num_outputs: int) -> dict[str, tuple[int, ...]]:
     """Return the shape of each sum, by name."""
     shapes: dict[str, tuple[int, ...]] = {"count": (), "loss": ()}
@@ -31,19 +37,20 @@ def metric_shapes(task: Task, num_outputs: int) -> dict[str, tuple[int, ...]]:
         confusion = {"confusion": (num_outputs, num_outputs)} if num_outputs <= LARGEST_CONFUSION else {}
         return shapes | {"correct": ()} | confusion
     if task == "labels":
-        names = ("true_positive", "false_positive", "false_negative")
-        return shapes | {"correct": ()} | dict.fromkeys(names, (num_outputs,))
-    names = ("squared_error", "absolute_error", "target", "target_square")
-    return shapes | dict.fromkeys(names, (num_outputs,))
+        shapes["correct"] = ()
+    return shapes | dict.fromkeys(_PER_OUTPUT[task], (num_outputs,))
 
 
 def sample_scores(outputs: NDArray[Any], targets: NDArray[Any], task: Task) -> NDArray[np.float64]:
     """Return each sample's score, `(num_samples,)`: right or not, share of right labels, or squared error."""
+    scores: NDArray[np.float64]
     if task == "classes":
-        return (outputs.argmax(axis=1) == targets).astype(np.float64)
-    if task == "labels":
-        return ((outputs > 0) == (targets > 0)).mean(axis=1, dtype=np.float64)
-    return np.square(outputs.astype(np.float64) - targets.reshape(outputs.shape)).sum(axis=1)
+        scores = (outputs.argmax(axis=1) == targets).astype(np.float64)
+    elif task == "labels":
+        scores = ((outputs > 0) == (targets > 0)).mean(axis=1, dtype=np.float64)
+    else:
+        scores = np.square(outputs.astype(np.float64) - targets.reshape(outputs.shape)).sum(axis=1)
+    return scores
 
 
 def metric_sums(outputs: NDArray[Any], targets: NDArray[Any], losses: NDArray[Any], task: Task) -> Sums:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, MetricRecordValues
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy as FlwrStrategy
 from numpy.typing import NDArray
@@ -149,7 +149,7 @@ class PackedStrategy(FlwrStrategy):
             return None, None
         outcome = self.strategy.aggregate(self.state or {}, self.head, tuple(self._gathered))
         self.head, self.state, self._plan = dict(outcome.head), dict(outcome.state), ()
-        metrics = dict(outcome.metrics)
+        metrics: dict[str, MetricRecordValues] = dict(outcome.metrics)
         if record.train_loss is not None:
             metrics["train_loss"] = record.train_loss
         return _record(self.head), MetricRecord(metrics)

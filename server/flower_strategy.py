@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, MetricRecordValues, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp import strategy as flwr_strategies
 from flwr.serverapp.strategy import Strategy as FlwrStrategy
@@ -120,7 +120,7 @@ def _messages(head: Arrays, replies: Replies) -> Iterable[Message]:
     """Yield one reply a client that has training samples: its head, its weight and its training loss."""
     for client in np.flatnonzero(replies.weights):
         arrays = {name: Array(np.asarray(head[name] + stack[client])) for name, stack in replies.stack.items()}
-        metrics = {
+        metrics: dict[str, MetricRecordValues] = {
             "num-examples": int(replies.weights[client]),
             "train_loss": float(replies.train_losses[client]),
         }
@@ -177,9 +177,9 @@ def _put_state(strategy: FlwrStrategy, state: Arrays) -> None:
         attribute, kind, key = name.split(":", 2)
         attributes.setdefault((attribute, kind), {})[key] = value
     for (attribute, kind), items in attributes.items():
-        value: Any = dict(items)
+        restored: Any = dict(items)
         if kind == "record":
-            value = ArrayRecord({key: Array(np.asarray(item)) for key, item in items.items()})
+            restored = ArrayRecord({key: Array(np.asarray(item)) for key, item in items.items()})
         elif kind == "list":
-            value = [items[key] for key in sorted(items)]
-        setattr(strategy, attribute, value)
+            restored = [items[key] for key in sorted(items)]
+        setattr(strategy, attribute, restored)

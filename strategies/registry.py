@@ -1,8 +1,8 @@
-"""Every strategy by name; a new one is one line in `AnyStrategy`."""
+"""Every strategy by name; a new one is one line in `StrategySettings`."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Union
+from typing import Annotated, Any, get_args
 
 from pydantic import BeforeValidator, Discriminator, Tag
 
@@ -10,11 +10,6 @@ from fedgraft.settings import named
 from strategies.base import Strategy
 from strategies.fedavg import FedAvg
 from strategies.flower import FlowerStrategy
-
-STRATEGIES: dict[str, type[Strategy]] = {
-    "fedavg": FedAvg,
-    "flower:<Class>": FlowerStrategy,
-}
 
 
 def tag_of(value: Any) -> str | None:
@@ -24,7 +19,17 @@ def tag_of(value: Any) -> str | None:
 
 
 StrategySettings = Annotated[
-    Union[tuple(Annotated[strategy, Tag(tag)] for tag, strategy in STRATEGIES.items())],  # noqa: UP007 - built at run time
+    Annotated[FedAvg, Tag("fedavg")]
+    | Annotated[FlowerStrategy, Tag("flower:<Class>")],
     Discriminator(tag_of),
     BeforeValidator(named),
-]
+]  # fmt: skip
+
+
+def _registered() -> dict[str, type[Strategy]]:
+    union = get_args(StrategySettings)[0]
+    return {tag.tag: strategy for strategy, tag in (get_args(member) for member in get_args(union))}
+
+
+STRATEGIES: dict[str, type[Strategy]] = _registered()
+"""Registry key -> class, in the order above."""

@@ -50,7 +50,9 @@ def resolve_loss(loss: LossSettings, task: Task) -> LossSettings:
 def dense_targets(targets: NDArray[Any], task: Task, num_outputs: int) -> NDArray[np.float32]:
     """Return targets as rows of real numbers, `(num_samples, num_outputs)`; classes become one-hot."""
     if task == "classes":
-        return np.eye(num_outputs, dtype=np.float32)[targets]
+        rows = np.zeros((len(targets), num_outputs), dtype=np.float32)
+        rows[np.arange(len(targets)), targets] = 1
+        return rows
     return np.asarray(targets, dtype=np.float32).reshape(len(targets), num_outputs)
 
 
