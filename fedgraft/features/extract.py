@@ -1,0 +1,125 @@
+"""The features of a federation's samples: found in the store, or computed and put there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedgraft.errors import DataError, ModelError, listed
+from fedgraft.features.entry import Origin
+from fedgraft.features.preprocessing import REVISION, normalised
+from fedgraft.features.reading import batches
+from fedgraft.features.reuse import copy_repeated_rows, copy_stored_rows
+from fedgraft.features.rows import RowWriter
+from fedgraft.features.settings import FeatureSettings
+from fedgraft.features.store import FeatureStore
+from fedgraft.models.info import BackboneInfo
+from fedgraft.models.registry import describe, load
+from fedgraft.models.settings import BackboneSettings
+
+if TYPE_CHECKING:
+    from fedgraft.data.samples import Samples
+    from fedgraft.models.backbone import Backbone
+
+Progress = Callable[[int, int], None]
+"""Called with the pictures done and those to do, first with 0; not at all when nothing is to be computed."""
+
+
+def features_of(
+    samples: Samples,
+    backbone: BackboneSettings,
+    settings: FeatureSettings,
+    *,
+    store: FeatureStore | None = None,
+    progress: Progress | None = None,
+    weights: Mapping[str, NDArray[Any]] | None = None,
+) -> NDArray[Any]:
+    """Return the features of all samples, `(num_samples, feature_dim)`, mapped from the store and read-only.
+
+    Samples whose features stand in any entry of the same backbone are not computed again. A call that finds
+    everything imports neither torch nor timm.
+
+    Args:
+        samples: whose; with the backbone `identity` their own features are returned as they are, float32.
+        backbone: which backbone, up to which cut.
+        settings: dtype and batch size.
+        store: by default this machine's own.
+        progress: told how many pictures are computed.
+        weights: the backbone's weights where they came over the wire; by default those that the settings name.
+
+    Raises:
+        DataError: the samples are no images, or an image can't be read.
+        ModelError: the backbone can't be had, or gives features that are not finite.
+        StoreError: the store can't be written or read.
+    """
+    if backbone.name == "identity":
+        return samples.features()
+    if samples.kind != "images":
+        raise DataError(
+            f"the backbone {backbone.name} needs images, this source gives ready features; "
+            "set `backbone: identity` or choose a source of images"
+        )
+    loaded = load(backbone, weights) if weights is not None else None
+    info = loaded.info if loaded is not None else describe(backbone)
+    if samples.num_samples == 0:
+        return np.zeros((0, info.feature_dim), dtype=settings.dtype)
+    store = store if store is not None else FeatureStore()
+    origin = _origin(info, samples)
+    sample_digests = samples.sample_digests()
+
+    def fill(rows: RowWriter) -> None:
+        rows.allocate(info.feature_dim)
+        missing = copy_stored_rows(rows, store, origin.backbone_key, sample_digests)
+        if len(missing):
+            network = loaded if loaded is not None else load(backbone)
+            compute(samples, cast("Backbone", network), missing, rows.write, settings.batch_size, progress)
+        copy_repeated_rows(rows, sample_digests)
+
+    return store.get_or_fill(origin, settings.dtype, sample_digests, fill)
+
+
+def compute(
+    samples: Samples,
+    backbone: Backbone,
+    indices: NDArray[np.int64],
+    write: Callable[[NDArray[np.int64], NDArray[np.float32]], None],
+    batch_size: int,
+    progress: Progress | None = None,
+) -> None:
+    """Compute features without a store: `write(indices, values (n, feature_dim))` is called batch by batch.
+
+    Raises:
+        ModelError: a feature is not finite.
+    """
+    preprocessing = backbone.info.preprocessing
+    device = next(backbone.parameters()).device
+    report = progress if progress is not None else lambda done, total: None
+    done = 0
+    report(done, len(indices))
+    for batch, pixels in batches(samples.images, indices, batch_size, preprocessing):
+        values = backbone.features(normalised(pixels.to(device), preprocessing)).cpu().numpy()
+        if not np.isfinite(values).all():
+            bad = batch[~np.isfinite(values).all(axis=1)]
+            raise ModelError(
+                f"{backbone.info.name} gives NaN or infinite features for {len(bad)} of {len(batch)} pictures "
+                f"({listed(samples.sample_ids[bad].tolist(), 3)}); look at its weights and normalisation"
+            )
+        write(batch, values)
+        done += len(batch)
+        report(done, len(indices))
+
+
+def _origin(info: BackboneInfo, samples: Samples) -> Origin:
+    steps = info.preprocessing
+    first, last = samples.sample_ids[0], samples.sample_ids[-1]
+    return Origin(
+        backbone_key=f"{info.key()}-{REVISION}",
+        backbone=info.name,
+        cut=info.cut,
+        weights_digest=info.weights_digest,
+        preprocessing=f"{steps.input_size} px, {steps.interpolation}, mean {steps.mean}, std {steps.std}",
+        source=f"{samples.num_samples} images, {first} to {last}",
+    )
