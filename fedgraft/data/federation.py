@@ -145,8 +145,8 @@ def _divided(samples: Samples, settings: DataSettings, seed: int) -> Federation:
     if capped:
         left_out = len(assignment.members.indices) - len(train.indices) - len(validation.indices)
         notes.append(
-            f"{capped} of {len(train)} clients are cut to {settings.max_samples_per_client} samples "
-            f"(max_samples_per_client); {left_out} samples are left out"
+            f"{capped} of {len(train)} clients cut to {settings.max_samples_per_client} samples "
+            f"(max_samples_per_client); {left_out:,} samples left out"
         )
     federation = Federation(samples, assignment.client_names, train, validation, test)
     return Federation(samples, assignment.client_names, train, validation, test, (*notes, *_client_notes(federation)))
@@ -216,7 +216,7 @@ def _client_notes(federation: Federation) -> list[str]:
         lacking = int(((present < federation.samples.num_classes) & (sizes > 0)).sum())
         if lacking:
             notes.append(
-                f"label sets differ: {lacking:,} of {federation.num_clients:,} clients lack at least one of the "
-                f"{federation.samples.num_classes} classes; the head has all of them"
+                f"label sets differ: {lacking:,} of {federation.num_clients:,} clients without some of the "
+                f"{federation.samples.num_classes} classes (the head has all of them)"
             )
     return notes

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from fedgraft.data import cache
 from fedgraft.data.images import decode, inspect
+from fedgraft.data.notes import counted
 from fedgraft.data.samples import Image, Images, Indices
-from fedgraft.errors import DataError, listed
+from fedgraft.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -62,8 +63,8 @@ def stacked(pictures: list[Image]) -> Images:
     return np.stack(pictures) if len({picture.shape for picture in pictures}) == 1 else pictures
 
 
-def readable(root: Path, files: Sequence[FileState], what: str) -> tuple[NDArray[np.bool_], FileImages, str]:
-    """Return which files can be decoded, `(num_files,)`, these as inputs, and a line about the others.
+def readable(root: Path, files: Sequence[FileState], what: str) -> tuple[NDArray[np.bool_], FileImages, list[str]]:
+    """Return which files can be decoded, `(num_files,)`, these as inputs, and a note about the others.
 
     What is known of a file holds as long as its size and time of change do; it is kept in the cache.
 
@@ -79,8 +80,8 @@ def readable(root: Path, files: Sequence[FileState], what: str) -> tuple[NDArray
             "are they images that Pillow knows?"
         )
     names = tuple(file.name for file, fault in zip(files, faults, strict=True) if not fault)
-    line = f"{len(bad)} unreadable image{'s' if len(bad) > 1 else ''} left out: {listed(bad, 5)}" if bad else ""
-    return good, FileImages(root, names, digests[good]), line
+    notes = counted(bad, "unreadable image left out", "unreadable images left out")
+    return good, FileImages(root, names, digests[good]), notes
 
 
 def _inspected(root: Path, files: Sequence[FileState], what: str) -> tuple[NDArray[np.uint8], list[str]]:

@@ -32,7 +32,7 @@ def label_names(found: Iterable[str], declared: Sequence[str] | None, source: st
     unknown = [name for name in found if name not in set(declared)]
     if unknown:
         raise DataError(
-            f"{source}: {len(unknown)} labels are not among the declared ones ({listed(unknown, 5)}); "
+            f"{source}: found but not declared in labels: {listed(unknown, 5)}; "
             f"declared are {listed(declared)}{nearest(unknown[0], declared)}"
         )
     return tuple(declared)

@@ -153,6 +153,7 @@ def check_samples(samples: Samples, source: str) -> Samples:
     if len(ids) < samples.num_samples:
         repeated = ids[counts > 1].tolist()
         raise DataError(
-            f"{source}: {len(repeated)} sample ids stand more than once ({listed(repeated, 5)}); ids must be unique"
+            f"{source}: sample ids must be unique, and {len(repeated)} of {len(ids)} stand more than once: "
+            f"{listed(repeated, 5)}"
         )
     return samples

@@ -107,7 +107,7 @@ def test_arrays_that_are_not_used_are_said(path: Path) -> None:
         ({"features": EYE, "images": EYE, "labels": [0] * 4}, "classes", "either 'images' or 'features'"),
         ({"features": EYE, "labels": [0, 1, 2]}, "classes", r"'labels' has the shape \(3,\), but there are 4 samples"),
         ({"features": EYE, "labels": [0.0, 1, 2, 1]}, "classes", "are float64 .*not integers; .*set task: real"),
-        ({"features": EYE, "labels": [0, -1, 2, 1]}, "classes", "1 labels are out of range, such as -1 in row 1"),
+        ({"features": EYE, "labels": [0, -1, 2, 1]}, "classes", "1 of 4 labels are out of range, such as -1 in row 1"),
         (
             {"features": EYE, "labels": [0, 1, 2, 1], "label_names": ["a", "b"]},
             "classes",
@@ -133,7 +133,11 @@ def test_arrays_that_are_not_used_are_said(path: Path) -> None:
         ({"images": np.zeros((4, 8, 8)), "labels": [0, 1] * 2}, "classes", "images must be uint8 of 0 to 255"),
         ({"features": EYE, "labels": [0, 1] * 2, "client": [0.5] * 4}, "classes", "'client' is float64 of shape"),
         ({"features": EYE, "labels": [0, 1] * 2, "client": [0]}, "classes", r"'client' has the shape \(1,\)"),
-        ({"features": EYE, "labels": [0, 1] * 2, "ids": list("aabc")}, "classes", "1 sample ids stand more than once"),
+        (
+            {"features": EYE, "labels": [0, 1] * 2, "ids": list("aabc")},
+            "classes",
+            "1 of 3 stand more than once: a",
+        ),
         ({"features": EYE, "labels": [0, 1] * 2, "is_test": [0] * 4}, "classes", "'is_test' is int64"),
         ({"features": np.zeros((0, 3)), "labels": np.zeros(0, int)}, "classes", "no samples"),
     ],

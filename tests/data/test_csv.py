@@ -103,7 +103,7 @@ def test_missing_and_unreadable_images_are_left_out_and_named(table: Callable[[s
     samples = load(table(FULL.replace("images/c.png", "images/z.png")))
     assert samples.targets.tolist() == [0, 1]
     assert samples.notes == (
-        "1 images that do not exist left out: images/z.png",
+        "1 missing image left out: images/z.png",
         "1 unreadable image left out: images/d.png",
     )
 
@@ -116,15 +116,19 @@ def test_missing_and_unreadable_images_are_left_out_and_named(table: Callable[[s
         ("path,lable\nimages/a.png,x\n", {}, r"no column 'label' \(label_column\); it has path, lable; did you mean"),
         (FULL, {"client_column": "sites"}, r"no column 'sites' \(client_column\).*did you mean 'site'"),
         ("path,path\na,b\n", {}, "a column name stands twice in the header"),
-        ("path,label\nimages/a.png\nimages/b.png,x,y\n", {}, r"not 2 values.* in 2 rows \(lines 2, 3\)"),
-        ("path,label\nimages/a.png,\nimages/b.png,x\n", {}, r"column 'label' is empty in 1 rows \(lines 2\)"),
+        ("path,label\nimages/a.png\nimages/b.png,x,y\n", {}, r"not 2 values.* in 2 of 2 rows \(line 2, 3\)"),
+        ("path,label\nimages/a.png,\nimages/b.png,x\n", {}, r"column 'label' is empty in 1 of 2 rows \(line 2\)"),
         ("path,label\nz.png,x\ny.png,w\n", {}, "none of the 2 images exists .*paths are taken from the csv's own"),
         ("path,label\nimages/a.png,x\nimages/b.png,x\n", {}, "all 2 samples have the one class 'x'"),
-        ("path,label\nimages/a.png,x\nimages/a.png,y\n", {}, "1 sample ids stand more than once .images/a.png."),
-        (FULL, {"labels": ("cat", "dogs")}, r"not among the declared ones \(dog\).*did you mean 'dogs'"),
+        (
+            "path,label\nimages/a.png,x\nimages/a.png,y\n",
+            {},
+            "1 of 1 stand more than once: images/a",
+        ),
+        (FULL, {"labels": ("cat", "dogs")}, r"not declared in labels: dog; .*did you mean 'dogs'"),
         (FULL, {"labels": ("cat", "cat")}, "names a label twice"),
-        (FULL, {"task": "real"}, r"column 'label' is no number in 4 rows \(lines 2, 3, 4, 5\)"),
-        ("path,label\nimages/a.png,1|2\nimages/b.png,3\n", {"task": "real"}, "does not hold 2 numbers in 1 rows"),
+        (FULL, {"task": "real"}, r"column 'label' is no number in 4 of 4 rows \(line 2, 3, 4, 5\)"),
+        ("path,label\nimages/a.png,1|2\nimages/b.png,3\n", {"task": "real"}, "does not hold 2 numbers in 1 of 2 rows"),
         ("path,label\nimages/a.png,nan\nimages/b.png,inf\n", {"task": "real"}, "2 of 2 targets are NaN or infinite"),
         ("path,label\nimages/a.png,\nimages/b.png,\n", {"task": "labels"}, "'label' is empty in every row"),
         ('path,label\n"images/a.png,x\n', {}, "can't read the csv file .*unexpected end of data"),

@@ -142,9 +142,7 @@ def test_an_official_test_part_is_the_test_part(build: Build, tmp_path: Path) ->
 def test_a_cap_holds_and_is_said(build: Build) -> None:
     federation = build(TABLE, {"name": "iid", "clients": 4}, max_samples_per_client=10, test_fraction=0)
     assert (federation.train.counts + federation.validation.counts == 10).all()
-    assert federation.notes[0] == (
-        "4 of 4 clients are cut to 10 samples (max_samples_per_client); 360 samples are left out"
-    )
+    assert federation.notes[0] == ("4 of 4 clients cut to 10 samples (max_samples_per_client); 360 samples left out")
 
 
 def test_empty_and_single_class_clients_are_kept_and_said(build: Build) -> None:

@@ -217,8 +217,8 @@ def _classes(
     if len(bad):
         why = f"label_names has {limit} names" if names is not None else f"there may be {limit} classes at most"
         raise DataError(
-            f"{file.path}: {len(bad)} labels are out of range, such as {labels[bad[0]]} in row {bad[0]}; expected 0 to "
-            f"{limit - 1}, as {why}"
+            f"{file.path}: {len(bad)} of {len(labels)} labels are out of range, such as {labels[bad[0]]} in row "
+            f"{bad[0]}; expected 0 to {limit - 1}, as {why}"
         )
     if names is None:
         names = tuple(str(number) for number in range(int(labels.max(initial=0)) + 1))

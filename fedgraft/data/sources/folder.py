@@ -11,6 +11,7 @@ import numpy as np
 from fedgraft.data.image_files import FileState, readable
 from fedgraft.data.images import SUFFIXES
 from fedgraft.data.labels import classes, label_names
+from fedgraft.data.notes import counted
 from fedgraft.data.samples import Samples
 from fedgraft.data.settings import FolderSettings
 from fedgraft.errors import DataError, listed, nearest
@@ -66,7 +67,7 @@ def load(settings: FolderSettings, seed: int) -> Samples:
         raise _no_images(root, settings.sites, listings)
     labels = [file.name.split("/")[-2] for file in files]
     names = label_names(labels, settings.labels, source)
-    good, inputs, line = readable(root, files, source)
+    good, inputs, notes = readable(root, files, source)
     kept = np.flatnonzero(good).tolist()
     return Samples(
         inputs=inputs,
@@ -75,7 +76,7 @@ def load(settings: FolderSettings, seed: int) -> Samples:
         label_names=names,
         sample_ids=np.array(inputs.names),
         natural_client=np.array([name.split("/")[0] for name in inputs.names]) if settings.sites else None,
-        notes=(*([line] if line else []), *_notes(top, listings)),
+        notes=(*notes, *_notes(top, listings)),
     )
 
 
@@ -128,11 +129,10 @@ def _notes(top: _Listing, listings: dict[str, _Listing]) -> list[str]:
     others += [file.name for file in top.images]
     deeper = [name for listing in listings.values() for name in listing.folders]
     empty = [name for name, listing in listings.items() if not listing.images]
-    sites = {name.split("/")[0] for name in listings}
-    lines = (
-        (others, "files that are not images of a class are passed over"),
-        (deeper, "folders inside class folders are not read"),
-        (empty, "folders without images are left out"),
-        ([name for name in top.folders if name not in sites], "sites without class folders are left out"),
-    )
-    return [f"{len(names)} {text}: {listed(names, 5)}" for names, text in lines if names]
+    siteless = [name for name in top.folders if name not in {group.split("/")[0] for group in listings}]
+    return [
+        *counted(others, "file passed over (no image of a class)", "files passed over (no images of a class)"),
+        *counted(deeper, "folder inside a class folder not read", "folders inside class folders not read"),
+        *counted(empty, "folder without images left out", "folders without images left out"),
+        *counted(siteless, "site without class folders left out", "sites without class folders left out"),
+    ]

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from fedgraft.data.image_files import FileState, readable
 from fedgraft.data.labels import classes, label_names
+from fedgraft.data.notes import counted
 from fedgraft.data.samples import Names, Samples
 from fedgraft.data.settings import CsvSettings
 from fedgraft.errors import DataError, listed, nearest
@@ -46,7 +47,9 @@ class _Table:
         """Raise if any row has the fault, naming the first lines."""
         lines = [str(line) for line, bad in zip(self.lines, rows, strict=True) if bad]
         if lines:
-            raise DataError(f"csv {self.path}: {fault} in {len(lines)} rows (lines {listed(lines, 5)})")
+            raise DataError(
+                f"csv {self.path}: {fault} in {len(lines)} of {len(self.lines)} rows (line {listed(lines, 5)})"
+            )
 
 
 def _read(path: Path) -> _Table:
@@ -85,12 +88,12 @@ def load(settings: CsvSettings, seed: int) -> Samples:
     source = f"csv {path}"
     images = table.filled(settings.path_column, "path_column")
     files, found, notes = _present(path, images)
-    good, inputs, line = readable(path.parent, files, source)
+    good, inputs, unreadable = readable(path.parent, files, source)
     rows = np.asarray(found)[good].tolist()
     targets, names = _targets(settings, table)
 
     def column(name: str | None, setting: str) -> Names | None:
-        return None if name is None else np.array([table.filled(name, setting)[row] for row in rows])
+        return None if name is None else np.array(table.filled(name, setting))[rows]
 
     ids = column(settings.id_column, "id_column")
     split = column(settings.split_column, "split_column")
@@ -99,16 +102,16 @@ def load(settings: CsvSettings, seed: int) -> Samples:
         targets=targets[rows],
         task=settings.task,
         label_names=names,
-        sample_ids=np.array([images[row] for row in rows]) if ids is None else ids,
+        sample_ids=np.array(images)[rows] if ids is None else ids,
         natural_client=column(settings.client_column, "client_column"),
         group=column(settings.group_column, "group_column"),
         is_test=None if split is None else np.char.lower(split) == "test",
-        notes=(*notes, *([line] if line else [])),
+        notes=(*notes, *unreadable),
     )
 
 
 def _present(path: Path, images: Sequence[str]) -> tuple[list[FileState], list[int], list[str]]:
-    """Return the files that are there, the rows that name them, and a line about the others."""
+    """Return the files that are there, the rows that name them, and a note about the others."""
     files, rows, missing = [], [], []
     for row, name in enumerate(images):
         try:
@@ -123,8 +126,7 @@ def _present(path: Path, images: Sequence[str]) -> tuple[list[FileState], list[i
             f"csv {path}: none of the {len(images)} images exists (first: {images[0]}); paths are taken from the "
             f"csv's own folder, {path.parent}"
         )
-    line = f"{len(missing)} images that do not exist left out: {listed(missing, 5)}"
-    return files, rows, [line] if missing else []
+    return files, rows, counted(missing, "missing image left out", "missing images left out")
 
 
 def _targets(settings: CsvSettings, table: _Table) -> tuple[Targets, tuple[str, ...]]:
