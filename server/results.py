@@ -45,7 +45,7 @@ def summary_of(course: Course) -> dict[str, Any]:
     summary: dict[str, Any] = {
         "schema": SCHEMA,
         "name": course.part.name,
-        "strategy": course.part.strategy.name,  # type: ignore[attr-defined]  # every strategy has its name
+        "strategy": course.part.strategy.name,
         "task": task,
         "metric": PRIMARY[task],
         "rounds": course.round_number,

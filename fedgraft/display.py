@@ -1,0 +1,136 @@
+"""What the command line shows of a run: progress while it goes on, and a short table at its end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from fedgraft.progress import Event
+from fedgraft.runs import Run
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+PHASES = {
+    "data": "dividing the samples among the clients",
+    "features": "looking for the features",
+    "start": "starting Flower's simulation runtime",
+    "hosts": "asking the hosts for their clients",
+    "results": "writing the results",
+}
+
+
+class RunDisplay:
+    """Shows a run's events on the terminal; use it as a context manager, and give `show` to `fedgraft.run`."""
+
+    def __init__(self, console: Console, details: bool) -> None:
+        self._console = console
+        self._details = details
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=28),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeElapsedColumn(),
+            console=console,
+        )
+        self._tasks: dict[str, TaskID] = {}
+        self._started = 0.0
+        self._shown: dict[str, Callable[[dict[str, Any]], None]] = {
+            "phase": self._phase,
+            "progress": self._work,
+            "partition": self._partition,
+            "round": self._round,
+            "note": lambda event: self._console.print(f"[yellow]note:[/] {event['text']}", highlight=False),
+        }
+
+    def __enter__(self) -> RunDisplay:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def show(self, event: Event) -> None:
+        """Show one event; kinds that are not known are passed over."""
+        shown = self._shown.get(event["kind"])
+        if shown is not None:
+            shown(dict(event))
+
+    def _phase(self, event: dict[str, Any]) -> None:
+        if self._details and event["name"] in PHASES:
+            self._console.print(f"[dim]{PHASES[event['name']]}[/]")
+
+    def _partition(self, event: dict[str, Any]) -> None:
+        from fedgraft.data.summary import partition_table
+
+        federation = event["federation"]
+        if self._details:
+            self._console.print(partition_table(federation))
+            return
+        samples = federation.samples
+        self._console.print(
+            f"{federation.num_clients:,} clients, {int(federation.train.counts.sum()):,} training and "
+            f"{int(federation.validation.counts.sum()):,} validation samples, {len(federation.test):,} in the "
+            f"central test part, {samples.num_classes} {'classes' if samples.task == 'classes' else 'outputs'}",
+            highlight=False,
+        )
+
+    def _work(self, event: dict[str, Any]) -> None:
+        task = self._task(event["what"], event["total"])
+        self._progress.update(task, completed=event["done"])
+        running = self._progress.tasks[self._progress.task_ids.index(task)]
+        if running.elapsed and event["done"]:
+            self._progress.update(task, note=f"{event['done'] / running.elapsed:,.0f} images/s")
+
+    def _round(self, event: dict[str, Any]) -> None:
+        values = (event.get(f"{group}/{metric}") for group in ("central", "validation") for metric in METRICS)
+        value = next((value for value in values if value is not None), None)
+        note = "" if value is None else f"{self._metric(event)} {value:.4f}"
+        self._progress.update(self._task("rounds", event["of"]), completed=event["number"], note=note)
+
+    def _metric(self, event: dict[str, Any]) -> str:
+        return next((metric for metric in METRICS if any(key.endswith(f"/{metric}") for key in event)), "")
+
+    def _task(self, name: str, total: int) -> TaskID:
+        if name not in self._tasks:
+            self._tasks[name] = self._progress.add_task(name, total=total, note="")
+        return self._tasks[name]
+
+
+METRICS = ("accuracy", "mean_squared_error")
+
+
+def result_table(run: Run) -> Table:
+    """Return a finished run's table: what came out, what it cost, by phase."""
+    summary = run.summary
+    metric = str(summary["metric"])
+    table = Table(show_header=False, title=f"{summary['name']}: {summary['strategy']}", title_justify="left")
+    table.add_column()
+    table.add_column(justify="right")
+    for group, label in (("central", "central test part"), ("validation", "clients' validation parts")):
+        if metric in summary[group]:
+            table.add_row(f"{metric.replace('_', ' ')}, {label}", f"{summary[group][metric]:.4f}")
+    table.add_row("rounds", f"{summary['rounds']}")
+    table.add_row("clients", f"{summary['num_clients']:,}")
+    table.add_row("bytes from the server", _size(summary["bytes_down"]))
+    table.add_row("bytes to the server", _size(summary["bytes_up"]))
+    for phase, seconds in summary["seconds"].items():
+        if seconds >= 0.005:
+            table.add_row(f"seconds, {phase}", f"{seconds:.2f}")
+    return table
+
+
+def _size(num_bytes: int) -> str:
+    size, unit = float(num_bytes), "B"
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000 or unit == "GB":
+            break
+        size /= 1000
+    return f"{size:,.0f} {unit}" if unit == "B" else f"{size:,.2f} {unit}"
