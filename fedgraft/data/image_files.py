@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -89,7 +90,10 @@ def _inspected(root: Path, files: Sequence[FileState], what: str) -> tuple[NDArr
     key = cache.digest_of("files-1", str(root.resolve()), what)
     known = _known(cache.read("sources", key))
     missing = [number for number, file in enumerate(files) if file not in known]
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:  # Pillow decodes outside Python's lock
+    # Pillow decodes outside Python's lock. Its warnings (odd EXIF, many pixels) do not make an image unreadable;
+    # they are silenced here, around the threads, as the filters belong to the whole process.
+    with warnings.catch_warnings(), ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        warnings.simplefilter("ignore")
         fresh = pool.map(lambda number: inspect(root / files[number].name), missing)
         found = dict(zip(missing, fresh, strict=True))
     results = [found[number] if number in found else known[file] for number, file in enumerate(files)]

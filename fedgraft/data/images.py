@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,11 +27,9 @@ def decode(file: Path | io.BytesIO) -> NDArray[np.uint8]:
     """
     from PIL import Image, ImageOps
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # odd EXIF or palettes: the picture is what counts
-        with Image.open(file) as opened:
-            turned = ImageOps.exif_transpose(opened)
-            return np.asarray(_to_rgb(turned), dtype=np.uint8)
+    with Image.open(file) as opened:
+        turned = ImageOps.exif_transpose(opened)
+        return np.asarray(_to_rgb(turned), dtype=np.uint8)
 
 
 def _to_rgb(picture: Image) -> Image:
@@ -61,13 +58,11 @@ def inspect(path: Path) -> tuple[bytes, str]:
     try:
         data = path.read_bytes()
         state = hashlib.blake2b(data, digest_size=16, person=DECODER)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(data)) as picture:
-                if picture.mode == "F":
-                    raise ValueError("a picture of floating-point numbers has no known range")
-                picture.draft(picture.mode, (max(picture.width // 8, 1), max(picture.height // 8, 1)))
-                picture.load()
+        with Image.open(io.BytesIO(data)) as picture:
+            if picture.mode == "F":
+                raise ValueError("a picture of floating-point numbers has no known range")
+            picture.draft(picture.mode, (max(picture.width // 8, 1), max(picture.height // 8, 1)))
+            picture.load()
     except (OSError, ValueError, SyntaxError, MemoryError, ArithmeticError, LookupError) as error:
         return bytes(16), str(error).splitlines()[0] if str(error) else type(error).__name__
     except Image.DecompressionBombError:

@@ -18,6 +18,8 @@ from fedgraft.errors import DataError, listed
 Indices = NDArray[np.int64]
 Image = NDArray[np.uint8]
 Names = NDArray[np.str_]
+Targets = NDArray[np.int64] | NDArray[np.uint8] | NDArray[np.float32]
+"""`(N,)` int64 classes, `(N, L)` uint8 zeros and ones, or `(N,)` or `(N, T)` float32 numbers."""
 Images = NDArray[np.uint8] | list[Image]
 """`(n, H, W, 3)` if all have one size, otherwise a list of `(H_i, W_i, 3)`."""
 
@@ -43,12 +45,11 @@ class Inputs(Protocol):
 class Samples:
     """All samples of a source, in a fixed order.
 
-    `targets` are `(N,)` int64 classes, `(N, L)` uint8 zeros and ones, or `(N,)` or `(N, T)` float32 numbers.
     `is_test` marks an official test part. `notes` are plain lines about what was left out or looks odd.
     """
 
     inputs: Inputs
-    targets: NDArray[np.int64] | NDArray[np.uint8] | NDArray[np.float32]
+    targets: Targets
     task: Task
     label_names: tuple[str, ...]
     sample_ids: Names

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from fedgraft.data import cache
 from fedgraft.data.labels import classes, ordered
-from fedgraft.data.samples import Indices, Names, Samples, content_digests, numbered
+from fedgraft.data.samples import Indices, Names, Samples, Targets, content_digests, numbered
 from fedgraft.data.settings import ArraysSettings
 from fedgraft.errors import DataError, listed, nearest
 
@@ -62,11 +63,13 @@ class _Arrays:
     kind: Literal["images", "features"]
     content: NDArray[np.uint8]
     _read: cache.AnyArray | None = field(default=None, repr=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def _whole(self) -> cache.AnyArray:
-        if self._read is None:
-            self._read = _checked_inputs(self.file, self.kind)
-        return self._read
+        with self._lock:  # several threads may ask first
+            if self._read is None:
+                self._read = _checked_inputs(self.file, self.kind)
+            return self._read
 
     def images(self, indices: Indices) -> NDArray[np.uint8]:
         """Return `(n, H, W, 3)`."""
@@ -178,7 +181,7 @@ def _is_test(file: _File, members: Sequence[str], count: int) -> NDArray[np.bool
 
 def _targets(
     settings: ArraysSettings, file: _File, members: Sequence[str], count: int
-) -> tuple[NDArray[np.int64] | NDArray[np.uint8] | NDArray[np.float32], tuple[str, ...]]:
+) -> tuple[Targets, tuple[str, ...]]:
     """Return the targets, and the names of the head's outputs."""
     labels = _sized(file, "labels", count)
     names = tuple(file.read("label_names").astype(np.str_).tolist()) if "label_names" in members else None

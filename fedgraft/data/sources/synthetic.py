@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedgraft.data.cache import digest_of
-from fedgraft.data.samples import Indices, Names, Samples, numbered
+from fedgraft.data.samples import Indices, Names, Samples, Targets, numbered
 from fedgraft.data.settings import SyntheticSettings
 from fedgraft.randomness import GAMMA, mix, rng
 
@@ -19,11 +19,15 @@ _COARSE = 4  # a class's image is a pattern of 4 x 4 colours, so that it survive
 
 @dataclass(frozen=True, eq=False)
 class _Gaussian:
-    """Inputs: `separation / sqrt(2) * code @ directions + noise`, so two class centres lie `separation` apart."""
+    """Inputs: `separation / sqrt(2) * code @ directions + noise`, so two class centres lie `separation` apart.
+
+    The code of a class is one-hot; several labels and real targets are their own code.
+    """
 
     settings: SyntheticSettings
     seed: int
-    codes: NDArray[np.float32]  # (N, num_outputs): one-hot classes, labels, or real targets
+    targets: Targets
+    num_outputs: int
 
     @property
     def kind(self) -> Literal["images", "features"]:
@@ -34,7 +38,7 @@ class _Gaussian:
         return self.settings.num_features if self.kind == "features" else _COARSE * _COARSE * 3
 
     def _directions(self) -> NDArray[np.float32]:
-        normal = rng(self.seed, "synthetic directions").standard_normal((self.codes.shape[1], self._width))
+        normal = rng(self.seed, "synthetic directions").standard_normal((self.num_outputs, self._width))
         unit = normal / np.linalg.norm(normal, axis=1, keepdims=True)
         directions: NDArray[np.float32] = (unit * (self.settings.separation / np.sqrt(2))).astype(np.float32)
         return directions
@@ -43,15 +47,18 @@ class _Gaussian:
         """Return the vectors of one block, `(_BLOCK or fewer, width)`."""
         generator = rng(self.seed, "synthetic noise", block)
         vectors = generator.standard_normal((_BLOCK, self._width), dtype=np.float32)
-        codes = self.codes[block * _BLOCK : (block + 1) * _BLOCK]
-        vectors = vectors[: len(codes)]
-        vectors += codes @ directions
+        targets = self.targets[block * _BLOCK : (block + 1) * _BLOCK]
+        vectors = vectors[: len(targets)]
+        if self.settings.task == "classes":
+            vectors += directions[targets.astype(np.int64)]
+        else:
+            vectors += targets.reshape(len(targets), -1).astype(np.float32) @ directions
         return vectors
 
     def features(self) -> NDArray[np.float32]:
-        result = np.empty((len(self.codes), self._width), dtype=np.float32)
+        result = np.empty((len(self.targets), self._width), dtype=np.float32)
         directions = self._directions()
-        for block in range(-(-len(self.codes) // _BLOCK)):
+        for block in range(-(-len(self.targets) // _BLOCK)):
             result[block * _BLOCK : (block + 1) * _BLOCK] = self._block(block, directions)
         return result
 
@@ -70,27 +77,22 @@ class _Gaussian:
         """Return digests of how each input is made, as making it would cost more than it is worth."""
         size = self.settings.num_features if self.kind == "features" else self.settings.image_size
         made = ("synthetic-1", np.__version__, self.kind, str(size), repr(self.settings.separation))
-        key = int(digest_of(*made, str(self.seed), self.codes.tobytes())[:16], 16)
-        numbers = np.arange(len(self.codes), dtype=np.uint64)
+        key = int(digest_of(*made, str(self.seed), self.targets.tobytes())[:16], 16)
+        numbers = np.arange(len(self.targets), dtype=np.uint64)
         with np.errstate(over="ignore"):
             words = [mix(numbers * GAMMA + np.uint64((key + salt) % 2**64)) for salt in (0, 1)]
         return np.stack(words, axis=1).astype("<u8").view(np.uint8)
 
 
-def _targets(
-    settings: SyntheticSettings, seed: int
-) -> tuple[NDArray[np.int64] | NDArray[np.uint8] | NDArray[np.float32], NDArray[np.float32]]:
-    """Return targets, and the code of each sample that decides its centre."""
+def _targets(settings: SyntheticSettings, seed: int) -> Targets:
     draw = rng(seed, "synthetic targets")
     if settings.task == "classes":
         # Equal classes, shuffled: every class is there as soon as there are as many samples as classes.
-        classes = draw.permutation(np.arange(settings.num_samples) % settings.num_classes).astype(np.int64)
-        return classes, np.eye(settings.num_classes, dtype=np.float32)[classes]
+        return draw.permutation(np.arange(settings.num_samples) % settings.num_classes).astype(np.int64)
     if settings.task == "labels":
-        labels = (draw.random((settings.num_samples, settings.num_classes)) < 0.3).astype(np.uint8)
-        return labels, labels.astype(np.float32)
-    real = draw.standard_normal((settings.num_samples, settings.num_targets)).astype(np.float32)
-    return (real[:, 0] if settings.num_targets == 1 else real), real
+        return (draw.random((settings.num_samples, settings.num_classes)) < 0.3).astype(np.uint8)
+    shape = settings.num_samples if settings.num_targets == 1 else (settings.num_samples, settings.num_targets)
+    return draw.standard_normal(shape).astype(np.float32)
 
 
 def _natural_clients(settings: SyntheticSettings) -> Names | None:
@@ -102,13 +104,14 @@ def _natural_clients(settings: SyntheticSettings) -> Names | None:
 
 def load(settings: SyntheticSettings, seed: int) -> Samples:
     """Return samples whose targets are drawn now and whose inputs are made when they are asked for."""
-    targets, codes = _targets(settings, seed)
+    targets = _targets(settings, seed)
+    num_outputs = settings.num_targets if settings.task == "real" else settings.num_classes
     prefix = {"classes": "class", "labels": "label", "real": "target"}[settings.task]
     return Samples(
-        inputs=_Gaussian(settings, seed, codes),
+        inputs=_Gaussian(settings, seed, targets, num_outputs),
         targets=targets,
         task=settings.task,
-        label_names=tuple(f"{prefix}-{number}" for number in numbered(codes.shape[1]).tolist()),
+        label_names=tuple(f"{prefix}-{number}" for number in numbered(num_outputs).tolist()),
         sample_ids=numbered(settings.num_samples),
         natural_client=_natural_clients(settings),
     )

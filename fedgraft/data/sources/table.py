@@ -8,16 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fedgraft.data.image_files import FileState, readable
 from fedgraft.data.labels import classes, label_names
 from fedgraft.data.notes import counted
-from fedgraft.data.samples import Names, Samples
+from fedgraft.data.samples import Names, Samples, Targets
 from fedgraft.data.settings import CsvSettings
 from fedgraft.errors import DataError, listed, nearest
-
-Targets = NDArray[np.int64] | NDArray[np.uint8] | NDArray[np.float32]
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,11 +29,13 @@ class _DatasetImages:
     content: NDArray[np.uint8]
     kind: Literal["images"] = "images"
     _parts: list[Any] = field(default_factory=list, repr=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def images(self, indices: Indices) -> Images:
         """Read the images at `indices`."""
-        if not self._parts:
-            self._parts = [part for part, _ in _parts(self.settings)]
+        with self._lock:  # several threads may ask first
+            if not self._parts:
+                self._parts = [part for part, _ in _parts(self.settings)]
         starts = np.cumsum([0, *(len(part) for part in self._parts)])
         numbers = np.searchsorted(starts, indices, side="right") - 1
         pairs = zip(numbers.tolist(), (indices - starts[numbers]).tolist(), strict=True)
