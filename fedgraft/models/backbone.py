@@ -113,7 +113,7 @@ def checked_cut(name: str, cuts: tuple[str, ...], cut: str) -> str:
         ModelError: the backbone lacks it; the names are listed.
     """
     if cut not in cuts:
-        raise ModelError(f"{name} has no cut '{cut}'{nearest(cut, cuts)}; its cuts are: {listed(cuts, 40)}")
+        raise ModelError(f"{name} has no cut '{cut}'; its cuts are: {listed(cuts, 40)}{nearest(cut, cuts)}")
     return cut
 
 

@@ -67,9 +67,9 @@ def name_fault(name: str) -> str | None:
     if name == "identity" or (source in SOURCES and model and (source != "bundled" or name in BUNDLED)):
         return None
     if source == "bundled" and colon:
-        return f"no bundled backbone '{name}'{_hint(name)}; there are {', '.join(BUNDLED)}"
+        return f"no bundled backbone '{name}'; there are {', '.join(BUNDLED)}{_hint(name)}"
     expected = "expected bundled:<name>, torchvision:<name>, timm:<name> or identity"
-    return f"unknown backbone '{name}'{_hint(name)}; {expected}; {LISTING}"
+    return f"unknown backbone '{name}'; {expected}; {LISTING}{_hint(name)}"
 
 
 def weights_fault(weights: str) -> str | None:

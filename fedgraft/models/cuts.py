@@ -43,8 +43,8 @@ class Architecture:
     """How a family is cut.
 
     Attributes:
-        stages: In order; the last is `penultimate` and returns `(N, D)`.
-        classifier: From `(N, D)` to logits; names its modules.
+        stages: In order; the last is `penultimate` and returns `(N, D)`, or what `pool` makes `(N, D)` of.
+        classifier: From there to logits; names its modules.
         own_pooling: What the family's own head does: `mean`, `class_token` or `own`.
         num_prefix_tokens: Tokens before the patches; None where activations are `(N, C, H, W)`.
         last_norm: The module that normalises tokens before the head pools them.

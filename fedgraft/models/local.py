@@ -46,7 +46,7 @@ def _read(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ModelError(
-            f"the weights file {path} isn't a file of plain tensors, or is damaged; it could run code and is refused: "
+            f"the weights file {path} is damaged, or holds more than plain tensors: it could run code and is refused; "
             "save the model's state_dict() with torch.save, or better as .safetensors"
         ) from error
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from fedgraft.errors import ModelError, nearest
 from fedgraft.models import download
-from fedgraft.models.cuts import PENULTIMATE, Architecture, Stage, flat_pool
+from fedgraft.models.cuts import PENULTIMATE, Architecture, Stage
 from fedgraft.models.info import Preprocessing
 from fedgraft.models.sources import Built
 
@@ -33,11 +35,13 @@ def build(model_name: str, *, pretrained: bool, input_size: int | None) -> Built
         options["img_size"] = input_size  # timm resamples the position embedding of the weights
     file = _weights_file(model_name, config) if pretrained else None
     if file is not None:
-        options["pretrained_cfg_overlay"] = {"file": str(file)}
+        # custom_load is about the format behind the url; what the hub has are plain state dicts
+        options["pretrained_cfg_overlay"] = {"file": str(file), "custom_load": False}
     try:
-        model = timm.create_model(model_name, pretrained=pretrained, **options)
+        with download.impatient():
+            model = timm.create_model(model_name, pretrained=pretrained, **options)
     except OSError as error:
-        raise download.offline(f"timm:{model_name}", config.url or str(config.hf_hub_id)) from error
+        raise download.offline(f"timm:{model_name}", str(config.url), error) from error
     except (RuntimeError, TypeError, ValueError, AssertionError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise ModelError(f"timm can't make {model_name} with these settings: {reason}") from error
@@ -53,15 +57,18 @@ def architecture(model: nn.Module, model_name: str) -> Architecture:
     """Return how a timm model is cut; families that aren't known here have the penultimate cut alone.
 
     Raises:
-        ModelError: the model has no classifier to cut off.
+        ModelError: the model isn't one that classifies images.
     """
     import timm.models as families
 
-    classifier = model.get_classifier() if hasattr(model, "get_classifier") else None  # type: ignore[operator]
-    names = [name for name, module in model.named_modules() if module is classifier]
-    if not names or not hasattr(model, "forward_head"):
-        raise ModelError(f"timm:{model_name} has no single classifier to cut off; choose another backbone")
-    last = Stage("classifier", (names[0],))
+    if not hasattr(model, "get_classifier") or not hasattr(model, "forward_head"):
+        raise ModelError(f"timm:{model_name} has no classifier to cut off; choose another backbone")
+    found: Any = model.get_classifier()  # type: ignore[operator]
+    heads = [found] if isinstance(found, nn.Module) and not isinstance(found, nn.ModuleList) else list(found)
+    names = tuple(name for name, module in model.named_modules() if any(module is head for head in heads))
+    if len(names) != 1:  # distilled models average several heads, each in its own way
+        return Architecture((_WHOLE,), Stage("classifier", names, _several), own_pooling="own")
+    last = Stage("classifier", names, partial(_logits, names[0]))
     kind: type = type(model)
     if kind in (families.EfficientNet, families.MobileNetV3):
         return _chain(("conv_stem", "bn1"), _children(model, "blocks"), ("conv_head", "bn2"), last, model)
@@ -72,7 +79,7 @@ def architecture(model: nn.Module, model_name: str) -> Architecture:
         return _chain(("stem",), _children(model, "stages"), ("norm_pre", "head.norm"), last, model)
     if kind is families.VisionTransformer and getattr(model, "attn_pool", None) is None:
         return _vision_transformer(model, last)
-    return Architecture((Stage(PENULTIMATE, (), _features),), last, own_pooling="own")
+    return Architecture((_WHOLE,), last, own_pooling="own")
 
 
 def _chain(
@@ -111,7 +118,21 @@ def _features(model: Any, x: Tensor) -> Tensor:
 
 def _pre_logits(model: Any, x: Tensor) -> Tensor:
     features: Tensor = model.forward_head(x, pre_logits=True)
-    return features if features.ndim != 4 else flat_pool(model, features)
+    return features
+
+
+def _logits(classifier: str, model: Any, x: Tensor) -> Tensor:
+    module = model.get_submodule(classifier)
+    if isinstance(module, nn.Conv2d) and x.ndim == 2:
+        x = x[:, :, None, None]  # some classifiers are 1 x 1 convolutions
+    return torch.flatten(module(x), 1)
+
+
+def _several(model: Any, x: Tensor) -> Tensor:
+    raise ModelError("this timm model has several classifiers, or none, so it has no suffix; its features are there")
+
+
+_WHOLE = Stage(PENULTIMATE, (), _features)
 
 
 def _head_of_efficientnet(model: Any, x: Tensor) -> Tensor:
@@ -138,20 +159,17 @@ def _check_name(model_name: str) -> None:
 
     bare, _, tag = model_name.partition(".")
     if not timm.is_model(bare):
-        hint = nearest(bare, timm.list_models())
-        raise ModelError(
-            f"timm has no model '{bare}'{hint}; `python -c \"import timm; print(timm.list_models())\"` lists all"
-        )
+        listing = 'python -c "import timm; print(timm.list_models())"'
+        raise ModelError(f"timm has no model '{bare}'; `{listing}` lists all{nearest(bare, timm.list_models())}")
     tags = [name.partition(".")[2] for name in timm.list_models(f"{bare}.*", pretrained=True)]
     if tag and tag not in tags:
-        raise ModelError(
-            f"timm has no weights '{tag}' for {bare}{nearest(tag, tags)}; there are: {', '.join(tags) or 'none'}"
-        )
+        there = ", ".join(tags) or "none"
+        raise ModelError(f"timm has no weights '{tag}' for {bare}; there are: {there}{nearest(tag, tags)}")
 
 
 def _weights_file(model_name: str, config: Any) -> Path | None:
     if not (config.hf_hub_id or config.url):
         raise ModelError(f"timm publishes no weights for {model_name}; use `weights: random` or the path of a file")
-    if config.hf_hub_id and not config.custom_load:
+    if config.hf_hub_id:
         return download.from_hub(f"timm:{model_name}", config.hf_hub_id, config.hf_hub_filename)
-    return None  # timm fetches it by its own url
+    return None  # a few stand on other servers, from which timm fetches them by itself

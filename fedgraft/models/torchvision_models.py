@@ -26,9 +26,9 @@ def build(model_name: str, *, pretrained: bool) -> Built:
 
     known = models.list_models(module=models)
     if model_name not in known:
+        listing = 'python -c "from torchvision import models; print(models.list_models(module=models))"'
         raise ModelError(
-            f"torchvision has no image classifier '{model_name}'{nearest(model_name, known)}; "
-            '`python -c "from torchvision import models; print(models.list_models(module=models))"` lists all'
+            f"torchvision has no image classifier '{model_name}'; `{listing}` lists all{nearest(model_name, known)}"
         )
     weights = models.get_model_weights(model_name).DEFAULT
     files = (_checked_file(f"torchvision:{model_name}", weights),) if pretrained else ()
@@ -57,7 +57,7 @@ def architecture(model: nn.Module, model_name: str) -> Architecture:
     kind: type = type(model)
     if kind is models.SqueezeNet:  # its classifier is a convolution, pooled afterwards
         return Architecture(
-            (*_children(model, "features"), Stage(PENULTIMATE, (), flat_pool)),
+            (*_children(model, "features"), Stage(PENULTIMATE)),
             Stage("classifier", ("classifier",), _squeezed),
         )
     linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
@@ -140,7 +140,7 @@ def _checked_file(backbone: str, weights: Any) -> Path:
                 weights.url, progress=False, check_hash=True, weights_only=True, map_location="cpu"
             )
     except OSError as error:
-        raise download.offline(backbone, weights.url) from error
+        raise download.offline(backbone, weights.url, error) from error
     except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
         raise ModelError(f"the weights file {file} is damaged; delete it, and it is downloaded again") from error
     return file

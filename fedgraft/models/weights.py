@@ -53,6 +53,7 @@ def fill(model: nn.Module, tensors: Mapping[str, Tensor], *, origin: str, classi
     counters = {name for name in state if name.endswith("num_batches_tracked")}  # older files lack them
     missing = [name for name in state if name not in given and name not in optional | counters]
     unexpected = [name for name in given if name not in state]
+    unexpected.sort(key=lambda name: name.endswith("num_batches_tracked"))  # telling names first
     ill_shaped = [
         f"{name} {tuple(given[name].shape)} instead of {tuple(state[name].shape)}"
         for name in state
