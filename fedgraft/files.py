@@ -12,9 +12,12 @@ from fedgraft.errors import StoreError
 
 
 def cache_directory() -> Path:
-    """Return this machine's cache, `$XDG_CACHE_HOME/fedgraft` or `~/.cache/fedgraft` (not created)."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "fedgraft"
+    """Return this machine's cache, `$XDG_CACHE_HOME/fedgraft` or `~/.cache/fedgraft` (not created).
+
+    A relative `XDG_CACHE_HOME` is ignored, as the XDG specification says; it would be another cache in each folder.
+    """
+    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return (base if base.is_absolute() else Path.home() / ".cache") / "fedgraft"
 
 
 @contextlib.contextmanager

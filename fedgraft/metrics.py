@@ -21,6 +21,10 @@ from fedgraft.models.losses import Task
 LARGEST_CONFUSION = 200
 """Classes up to which a confusion matrix is kept; above it would dwarf the head."""
 
+SMALLEST_SPREAD = 1e-12
+"""Variance of a target over its mean square below which it counts as constant: the difference of two sums in
+float64 is then mostly rounding."""
+
 Sums = dict[str, NDArray[np.float64]]
 
 
@@ -129,8 +133,9 @@ def summarise(sums: Mapping[str, NDArray[Any]], task: Task) -> dict[str, float]:
         squared, target = np.asarray(sums["squared_error"]), np.asarray(sums["target"])
         metrics["mean_squared_error"] = float((squared / count).mean())
         metrics["mean_absolute_error"] = float((np.asarray(sums["absolute_error"]) / count).mean())
-        spread = np.asarray(sums["target_square"]) - target**2 / count
-        if (spread > 0).all():
+        square = np.asarray(sums["target_square"])
+        spread = square - target**2 / count
+        if (spread > SMALLEST_SPREAD * square).all():
             metrics["r_squared"] = float((1 - squared / spread).mean())
     return metrics
 
