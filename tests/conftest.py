@@ -6,9 +6,14 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ[_name] = "1"  # read when torch and NumPy load; importing them here would slow every test down
+
+# The first example of a test pays for imports, so deadlines mean nothing; and a run of the tests is to be repeatable.
+settings.register_profile("fedgraft", deadline=None, derandomize=True, max_examples=50)
+settings.load_profile("fedgraft")
 
 
 @pytest.fixture(autouse=True, scope="session")
