@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fedgraft.evaluation import Objective, evaluate_rows
 from fedgraft.metrics import Sums
+from fedgraft.threads import torch_threads
 from fedgraft.wire.records import Arrays
 from fedgraft.workspace import Workspace
 
@@ -11,9 +12,10 @@ from fedgraft.workspace import Workspace
 class CentralTest:
     """The test part that was held out before the split; the same for every round."""
 
-    def __init__(self, workspace: Workspace, objective: Objective) -> None:
+    def __init__(self, workspace: Workspace, objective: Objective, threads: int) -> None:
         self._workspace = workspace
         self._objective = objective
+        self._threads = threads
 
     @property
     def num_samples(self) -> int:
@@ -24,4 +26,5 @@ class CentralTest:
         """Return metric sums of a head over the test part."""
         federation = self._workspace.federation
         features, targets = self._workspace.features, federation.samples.targets
-        return evaluate_rows(features, targets, federation.test, head, self._objective).sums
+        with torch_threads(self._threads):
+            return evaluate_rows(features, targets, federation.test, head, self._objective).sums

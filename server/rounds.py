@@ -113,7 +113,7 @@ def _begin(
         part.seed,
         info.weights_digest,
     )
-    central = _central(part, objective, counters)
+    central = _central(part, objective, counters, submission.run.threads)
     if checkpoint:
         adapter.state = checkpoint.state
         report("note", text=f"resumed after round {checkpoint.round_number}")
@@ -143,13 +143,13 @@ def _check_cohort(part: ServerPart, roster: Roster) -> None:
         raise ScenarioError(part.name, [Fault("server.clients_per_round", text)])
 
 
-def _central(part: ServerPart, objective: Objective, counters: Counters) -> CentralTest | None:
+def _central(part: ServerPart, objective: Objective, counters: Counters, threads: int) -> CentralTest | None:
     """Return the central test part, or None where there is none or it is not wanted."""
     if not part.evaluation.central:
         return None
     started = time.perf_counter()
     workspace = open_workspace(part.data, part.seed, part.backbone, part.features)
-    central = CentralTest(workspace, objective)
+    central = CentralTest(workspace, objective, threads)
     if central.num_samples:
         _ = workspace.features
     counters.spend("features", time.perf_counter() - started)
