@@ -9,7 +9,14 @@ from clients.host import Host, resident_host
 from clients.outbound import send
 from fedgraft.submission import read_submission
 from fedgraft.wire.records import unpack
-from fedgraft.wire.requests import BackboneRequest, DescribeRequest, EvaluateRequest, TrainRequest
+from fedgraft.wire.requests import (
+    BackboneRequest,
+    CrossValidateRequest,
+    DescribeRequest,
+    EvaluateRequest,
+    StatisticsRequest,
+    TrainRequest,
+)
 
 app = ClientApp()
 
@@ -52,3 +59,17 @@ def evaluate(message: Message, context: Context) -> Message:
     """Answer `evaluate`."""
     request, groups = unpack(message.content, EvaluateRequest, "request evaluate")
     return send(message, *host_of(context).evaluate(request, groups))
+
+
+@app.query("statistics")
+def statistics(message: Message, context: Context) -> Message:
+    """Answer `query.statistics`."""
+    request, groups = unpack(message.content, StatisticsRequest, "request query.statistics")
+    return send(message, *host_of(context).statistics(request, groups))
+
+
+@app.query("cross_validate")
+def cross_validate(message: Message, context: Context) -> Message:
+    """Answer `query.cross_validate`."""
+    request, groups = unpack(message.content, CrossValidateRequest, "request query.cross_validate")
+    return send(message, *host_of(context).cross_validate(request, groups))

@@ -5,18 +5,18 @@ It stays resident between messages: samples, features and the index of its clien
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clients.cohort import StackReply, SumReply, check_stack_size
+from clients.cross_validation import CrossValidation
 from clients.halves import build_half
 from clients.settings import ClientPart
+from clients.statistics import statistics_sums
 from clients.training import LocalTask, train_client
 from fedgraft import __version__
 from fedgraft.data.ragged import Ragged
@@ -26,18 +26,24 @@ from fedgraft.models import kept
 from fedgraft.models.heads import as_tensors, head_shapes
 from fedgraft.models.losses import resolve_loss, target_tensor
 from fedgraft.randomness import name_keys
+from fedgraft.threads import torch_threads
 from fedgraft.wire.protocol import code_digest
 from fedgraft.wire.records import Arrays, expect
 from fedgraft.wire.requests import (
     BackboneReply,
     BackboneRequest,
+    CrossValidateReply,
+    CrossValidateRequest,
     Description,
     EvaluateReply,
     EvaluateRequest,
+    StatisticsReply,
+    StatisticsRequest,
     TrainReply,
     TrainRequest,
 )
 from fedgraft.wire.shards import host_of_client
+from fedgraft.wire.statistics import check_statistics_size
 from fedgraft.workspace import open_workspace
 
 Groups = dict[str, dict[str, NDArray[Any]]]
@@ -135,7 +141,7 @@ class Host:
         reply = SumReply(request.sums, request.scalars) if request.reply == "sum" else StackReply()
         if request.reply == "stack":
             check_stack_size(head, len(index))
-        with self._torch():
+        with torch_threads(self.threads):
             per_client = self._train_clients(request, head, index, features, reply)
             out = reply.groups()
             if request.evaluate:
@@ -191,7 +197,7 @@ class Host:
         started = time.perf_counter()
         features = self.features(request.weights_digest)
         head, index = self._head(groups, features), self._index(groups)
-        with self._torch():
+        with torch_threads(self.threads):
             metrics, per_client = self._evaluate(head, index, features)
         body = EvaluateReply(
             round_number=request.round_number,
@@ -217,6 +223,33 @@ class Host:
         }
         return dict(result.sums), per_client
 
+    def statistics(self, request: StatisticsRequest, groups: Groups) -> tuple[StatisticsReply, Groups]:
+        """Return sums over the training samples of the clients that the request names."""
+        features, index = self.features(request.weights_digest), self._index(groups)
+        task, num_outputs = self.objective.task, self.objective.num_outputs
+        check_statistics_size(num_outputs, features.shape[1], request.second_moment, task)
+        rows, _ = _joined(self.workspace.federation.train, self.clients[index])
+        targets = self.workspace.federation.samples.targets
+        with torch_threads(self.threads):
+            sums = statistics_sums(features, targets, rows, task, num_outputs, request.second_moment)
+        body = StatisticsReply(shard=request.shard, num_clients=len(index), num_samples=len(rows))
+        return body, {"sums": sums}
+
+    def cross_validate(self, request: CrossValidateRequest, groups: Groups) -> tuple[CrossValidateReply, Groups]:
+        """Predict each named client's training samples with heads that lack that client, and count."""
+        features, index = self.features(request.weights_digest), self._index(groups)
+        train, targets = self.workspace.federation.train, self.workspace.federation.samples.targets
+        rows = [train.of(int(client)) for client in self.clients[index]]
+        task, num_outputs = self.objective.task, self.objective.num_outputs
+        with torch_threads(self.threads):
+            validation = CrossValidation(
+                features, targets, task, num_outputs, groups.get("moments"), request.lambdas, request.bias
+            )
+            counts = validation.counts(rows)
+        num_samples = sum(len(part) for part in rows)
+        body = CrossValidateReply(shard=request.shard, num_clients=len(index), num_samples=num_samples)
+        return body, {"counts": counts}
+
     def _head(self, groups: Groups, features: NDArray[Any]) -> Arrays:
         head = groups.get("head")
         shapes = head_shapes(self.part.head, features.shape[1], self.objective.num_outputs)
@@ -234,18 +267,6 @@ class Host:
                 "expected ascending positions in its description"
             )
         return index
-
-    @contextlib.contextmanager
-    def _torch(self) -> Iterator[None]:
-        """Run with the scenario's number of torch threads: bits depend on it."""
-        import torch
-
-        before = torch.get_num_threads()
-        torch.set_num_threads(self.threads)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(before)
 
 
 def _joined(parts: Ragged, positions: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

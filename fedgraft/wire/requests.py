@@ -6,8 +6,8 @@
 | `query.backbone` | BackboneRequest | BackboneReply | `weights`, once | |
 | `train` | TrainRequest | TrainReply | `head`, `clients`, `extra` | sums or `stack`; `metrics`; `clients` |
 | `evaluate` | EvaluateRequest | EvaluateReply | `head`, `clients` | `metrics`, `clients` |
-| `query.statistics` | StatisticsRequest | StatisticsReply | `clients` | `counts`, `sums`, `moments` |
-| `query.cross_validate` | CrossValidateRequest | CrossValidateReply | `clients`, pooled moments | `metrics` |
+| `query.statistics` | StatisticsRequest | StatisticsReply | `clients` | `sums` |
+| `query.cross_validate` | CrossValidateRequest | CrossValidateReply | `clients`, `moments` | `counts` |
 """
 
 from __future__ import annotations
@@ -116,10 +116,10 @@ class EvaluateReply(Settings):
 
 
 class StatisticsRequest(Settings):
-    """Asks for additive sums of the clients' training features (DESIGN: sums are exact under any split).
+    """Asks for additive sums of the clients' training features; sums are exact under any split.
 
-    `second_moment`: `diagonal` asks for sums of squares, `(D,)`; `shared` for the Gram matrix, `(D, D)`;
-    `per_class` for one a class, `(C, D, D)`.
+    Arrays: `clients.index`, as in TrainRequest. What each `second_moment` holds, and its bytes, is told by
+    `fedgraft.wire.statistics`.
     """
 
     run_id: str
@@ -129,7 +129,10 @@ class StatisticsRequest(Settings):
 
 
 class StatisticsReply(Settings):
-    """Arrays, group `sums`, float64: `count` `(C,)`, `sum` `(C, D)`, and `second_moment` if asked for."""
+    """How many clients and training samples are in the sums.
+
+    Arrays, group `sums`, float64: names and shapes as `fedgraft.wire.statistics.statistics_shapes` says.
+    """
 
     shard: NonNegativeInt
     num_clients: NonNegativeInt
@@ -137,16 +140,25 @@ class StatisticsReply(Settings):
 
 
 class CrossValidateRequest(Settings):
-    """Sends pooled moments; each client's rows are taken out and its samples predicted, for each lambda."""
+    """Sends pooled moments; each client's rows are taken out and its own samples predicted, for each lambda.
+
+    Arrays: `clients.index`; group `moments`, float64, as `fedgraft.closed_form` names them: sums over the training
+    samples of at least the clients that the request names, labels coded as -1 and 1.
+    """
 
     run_id: str
     weights_digest: str
     shard: NonNegativeInt
     lambdas: tuple[PositiveFloat, ...] = Field(min_length=1, max_length=100)
+    bias: bool = True
 
 
 class CrossValidateReply(Settings):
-    """Arrays, group `counts`: `correct` `(num_lambdas,)` int64."""
+    """How many clients and training samples were predicted.
+
+    Arrays, group `counts`: for classes and labels `correct` `(num_lambdas,)` int64, right answers, or right decisions
+    over all labels; for real targets `squared_error` `(num_lambdas, num_outputs)` float64, summed over samples.
+    """
 
     shard: NonNegativeInt
     num_clients: NonNegativeInt

@@ -1,0 +1,129 @@
+"""Sums of features and leave-one-client-out, asked of all hosts: one message a shard and host.
+
+`server/sums.py` checks the replies and adds them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from flwr.app import Message
+from flwr.serverapp import Grid
+from numpy.typing import NDArray
+
+from fedgraft.closed_form import Moments, moment_shapes
+from fedgraft.errors import WireError, listed
+from fedgraft.settings import Settings
+from fedgraft.wire.records import Arrays, expect, pack
+from fedgraft.wire.requests import CrossValidateRequest, StatisticsRequest
+from fedgraft.wire.statistics import SecondMoment, check_statistics_size
+from server.checkpoint import Counters
+from server.exchange import exchange
+from server.roster import Call, Roster
+from server.sums import CrossValidated, combine_cross_validation, combine_statistics
+
+
+@dataclass(frozen=True)
+class Inquiry:
+    """Asks the hosts of a run for sums.
+
+    Attributes:
+        grid: Flower's.
+        roster: the clients and their hosts.
+        run_id: ours.
+        weights_digest: of the run's backbone.
+        feature_dim: features a sample.
+        counters: where bytes and seconds are counted.
+        timeout_seconds: how long to wait for the replies.
+    """
+
+    grid: Grid
+    roster: Roster
+    run_id: str
+    weights_digest: str
+    feature_dim: int
+    counters: Counters
+    timeout_seconds: float
+
+    def statistics(
+        self, second_moment: SecondMoment = "none", clients: NDArray[np.int64] | None = None
+    ) -> dict[str, NDArray[np.float64]]:
+        """Return sums over the clients' training samples, by name, as `statistics_shapes` describes them.
+
+        Args:
+            second_moment: which second moment.
+            clients: positions in the roster, ascending; None: all.
+
+        Raises:
+            WireError: the sums would be too large, or a reply does not fit.
+            HostError: a host failed.
+        """
+        check_statistics_size(len(self.roster.label_names), self.feature_dim, second_moment, self.roster.task)
+        calls = self._calls(clients)
+        requests = [
+            StatisticsRequest(
+                run_id=self.run_id, weights_digest=self.weights_digest, shard=call.shard, second_moment=second_moment
+            )
+            for call in calls
+        ]
+        replies = self._ask("statistics", calls, requests)
+        return combine_statistics(calls, replies, self.roster, self.feature_dim, second_moment)
+
+    def cross_validate(
+        self,
+        moments: Moments,
+        lambdas: Sequence[float],
+        bias: bool = True,
+        clients: NDArray[np.int64] | None = None,
+    ) -> CrossValidated:
+        """Return how well heads without a client predict that client's training samples, summed over clients.
+
+        Args:
+            moments: over at least these clients, as `fedgraft.closed_form.regression_moments` gives them.
+            lambdas: penalties, above 0.
+            bias: whether heads have a bias.
+            clients: positions in the roster, ascending; None: all.
+
+        Raises:
+            WireError: no lambda or a bad one, fewer than two clients with samples, or a reply does not fit.
+            HostError: a host failed, or found that the moments do not contain its samples.
+        """
+        if not 1 <= len(lambdas) <= 100 or any(not 0 < value < float("inf") for value in lambdas):
+            raise WireError(f"lambdas came as {listed(map(str, lambdas))}; expected 1 to 100 numbers above 0")
+        if np.count_nonzero(self.roster.num_train) < 2:
+            raise WireError(
+                f"{np.count_nonzero(self.roster.num_train)} of {len(self.roster.names)} clients have training "
+                "samples; leave-one-client-out needs two: give a lambda instead of choosing one"
+            )
+        check_statistics_size(len(self.roster.label_names), self.feature_dim, "shared", self.roster.task)
+        shapes = moment_shapes(len(self.roster.label_names), self.feature_dim)
+        expect(moments, shapes, "the pooled moments")
+        pooled = {name: np.asarray(moments[name], dtype=np.float64) for name in shapes}
+        calls = self._calls(clients)
+        requests = [
+            CrossValidateRequest(
+                run_id=self.run_id,
+                weights_digest=self.weights_digest,
+                shard=call.shard,
+                lambdas=tuple(float(value) for value in lambdas),
+                bias=bias,
+            )
+            for call in calls
+        ]
+        replies = self._ask("cross_validate", calls, requests, {"moments": pooled})
+        return combine_cross_validation(calls, replies, self.roster, tuple(lambdas))
+
+    def _calls(self, clients: NDArray[np.int64] | None) -> list[Call]:
+        return self.roster.calls(np.arange(len(self.roster.names)) if clients is None else clients)
+
+    def _ask(
+        self, kind: str, calls: Sequence[Call], requests: Sequence[Settings], groups: Mapping[str, Arrays] | None = None
+    ) -> list[Message]:
+        """Send each call its request, with the same groups of arrays to all; return the replies."""
+        messages = []
+        for call, request in zip(calls, requests, strict=True):
+            record = pack(request, {"clients": {"index": call.index}, **(groups or {})})
+            messages.append(Message(record, dst_node_id=call.node, message_type=f"query.{kind}"))
+        return exchange(self.grid, messages, self.counters, kind, self.timeout_seconds)
