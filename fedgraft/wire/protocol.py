@@ -26,7 +26,7 @@ def check_number(kind: str, came: object, known: int, what: str) -> None:
     Raises:
         WireError: `came` is another number than `known`.
     """
-    if came != known:
+    if type(came) is not int or came != known:  # True == 1 in Python
         raise WireError(
             f"{what} has {kind} {came!r}, this release of FedGraft knows {known}; "
             "install the same release on both sides (fedgraft --version tells)"

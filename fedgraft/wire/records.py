@@ -7,6 +7,7 @@ A record holds one JSON body, `ConfigRecord "body"`, and groups of named arrays,
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -51,7 +52,7 @@ def unpack(record: RecordDict, model: type[Body], what: str) -> tuple[Body, dict
     """
     body = record.config_records.get("body")
     if body is None:
-        raise WireError(f"{what} has no body, only {listed(list(record))}; it does not come from FedGraft")
+        raise WireError(f"{what} has no body, it holds {listed(record) or 'nothing'}; it does not come from FedGraft")
     check_number("protocol", body.get("protocol"), PROTOCOL, what)
     try:
         parsed = model.model_validate_json(str(body.get("json")))
@@ -71,18 +72,37 @@ def _decode(array: Array, what: str) -> NDArray[Any]:
     """Return the NumPy array of a Flower array; nothing is believed of what it says about itself."""
     if array.stype != "numpy.ndarray":
         raise WireError(f"{what} is packed as {array.stype!r}; only numpy.ndarray is accepted")
+    shape, dtype, num_bytes = _header(array.data, what)
+    if dtype.kind not in _KINDS:
+        raise WireError(f"{what} is of type {dtype}; expected numbers")
+    if shape != tuple(array.shape) or str(dtype) != array.dtype:
+        raise WireError(f"{what} says {array.dtype} {tuple(array.shape)} and holds {dtype} {shape}")
+    if any(length < 0 for length in shape) or math.prod(shape) * dtype.itemsize != num_bytes:
+        raise WireError(f"{what} says {dtype} {shape} and holds {num_bytes:,} bytes")
     try:
-        value = np.load(io.BytesIO(array.data), allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
+        value: NDArray[Any] = np.load(io.BytesIO(array.data), allow_pickle=False)
+    except (ValueError, OverflowError) as error:
         raise WireError(f"{what} is not a NumPy array without pickle: {error}") from error
-    if not isinstance(value, np.ndarray) or value.dtype.kind not in _KINDS:
-        raise WireError(f"{what} is of type {getattr(value, 'dtype', type(value))}; expected numbers")
-    if tuple(value.shape) != tuple(array.shape) or str(value.dtype) != array.dtype:
-        raise WireError(f"{what} says {array.dtype} {tuple(array.shape)} and holds {value.dtype} {tuple(value.shape)}")
     if value.dtype.kind == "f" and not np.isfinite(value).all():
         count = int(value.size - np.isfinite(value).sum())
         raise WireError(f"{what} has {count} of {value.size} values that are not finite (NaN or infinite)")
     return value
+
+
+def _header(data: bytes, what: str) -> tuple[tuple[int, ...], np.dtype[Any], int]:
+    """Return the shape and dtype that an array's header states, and the number of bytes after it.
+
+    Looked at before NumPy reads on: it would make room for whatever the header states, and open a zip as well.
+    """
+    stream = io.BytesIO(data)
+    try:
+        version = np.lib.format.read_magic(stream)
+        if version != (1, 0):
+            raise ValueError(f"version {version} of the format, expected (1, 0)")
+        shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
+    except Exception as error:  # a hostile header raises whatever Python's own parser meets in it
+        raise WireError(f"{what} is not a NumPy array without pickle: {error}") from error
+    return shape, dtype, len(data) - stream.tell()
 
 
 def expect(arrays: Arrays | None, shapes: Mapping[str, tuple[int, ...]], what: str) -> None:
