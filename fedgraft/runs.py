@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +14,9 @@ from numpy.typing import NDArray
 from fedgraft.errors import StoreError
 
 if TYPE_CHECKING:
+    from fedgraft.export import ExportReport
+    from fedgraft.predict import Prediction
+    from fedgraft.trained import TrainedModel
     from scenarios.schema import Scenario
 
 
@@ -74,10 +78,33 @@ class Run:
         Raises:
             StoreError: the run has not come to its end.
         """
-        from safetensors.numpy import load_file
+        from fedgraft.tensor_files import read_tensors
 
         path = self.directory / "head.safetensors"
         if not path.exists():
             raise StoreError(f"the run in {self.directory} has no head yet; go on with it: fedgraft run ... --resume")
-        arrays: dict[str, NDArray[Any]] = load_file(str(path))
-        return arrays
+        return read_tensors(path)[0]
+
+    @cached_property
+    def model(self) -> TrainedModel:
+        """Backbone and head as one frozen torch module, normalisation included; see `fedgraft.trained`.
+
+        Raises:
+            StoreError: the run has not come to its end, or its files don't fit together.
+            ModelError: the backbone can't be had, or has other weights than it had then.
+        """
+        from fedgraft.trained import trained_model
+
+        return trained_model(self)
+
+    def predict(self, files: Sequence[str | Path]) -> list[Prediction]:
+        """Return what the model says of files and folders; see `fedgraft.predict.predict_files`."""
+        from fedgraft.predict import predict_files
+
+        return predict_files(self, files)
+
+    def export(self, to: str | Path) -> ExportReport:
+        """Write the model as one `.onnx`, `.safetensors` or `.pt2` file; see `fedgraft.export.export_run`."""
+        from fedgraft.export import export_run
+
+        return export_run(self, to)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from fedgraft.errors import StoreError
-from fedgraft.files import replacing
+from fedgraft.tensor_files import read_tensors, save_tensors
 from fedgraft.wire.protocol import SCHEMA
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -50,18 +48,15 @@ class Checkpoint:
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint whole, then remove all but the last `KEPT`."""
-    from safetensors.numpy import save_file
-
     arrays = {f"head/{name}": value for name, value in checkpoint.head.items()}
     arrays |= {f"state/{name}": value for name, value in checkpoint.state.items()}
-    metadata = {
-        "schema": str(SCHEMA),
-        "round": str(checkpoint.round_number),
-        "counters": json.dumps(asdict(checkpoint.counters)),
-        "sizes": json.dumps(dict(checkpoint.sizes)),
+    facts = {
+        "schema": SCHEMA,
+        "round": checkpoint.round_number,
+        "counters": asdict(checkpoint.counters),
+        "sizes": dict(checkpoint.sizes),
     }
-    with replacing(folder / f"round-{checkpoint.round_number:06d}.safetensors") as temporary:
-        save_file({name: np.asarray(value, order="C") for name, value in arrays.items()}, str(temporary), metadata)
+    save_tensors(folder / f"round-{checkpoint.round_number:06d}.safetensors", arrays, facts)
     for old in sorted(folder.glob("round-*.safetensors"))[:-KEPT]:
         old.unlink()
 
@@ -80,26 +75,17 @@ def last_checkpoint(folder: Path) -> Checkpoint | None:
 
 
 def _read(path: Path) -> Checkpoint | None:
-    from safetensors import SafetensorError, safe_open
-
-    groups: dict[str, dict[str, NDArray[Any]]] = {"head": {}, "state": {}}
     try:
-        with safe_open(str(path), framework="numpy") as file:
-            metadata = file.metadata()
-            for name in file.keys():  # noqa: SIM118 - not a mapping
-                group, _, rest = name.partition("/")
-                groups[group][rest] = file.get_tensor(name)
-    except (SafetensorError, OSError):
+        arrays, facts = read_tensors(path)
+    except StoreError:  # damaged: the one before it serves
         return None
-    if metadata.get("schema") != str(SCHEMA):
+    if facts.get("schema") != SCHEMA:
         raise StoreError(
-            f"checkpoint {path} has schema {metadata.get('schema')}, this release knows {SCHEMA}; "
+            f"checkpoint {path} has schema {facts.get('schema')}, this release knows {SCHEMA}; "
             "resume with the release that wrote it, or start a new run"
         )
-    return Checkpoint(
-        int(metadata["round"]),
-        groups["head"],
-        groups["state"],
-        Counters(**json.loads(metadata["counters"])),
-        json.loads(metadata["sizes"]),
-    )
+    groups: dict[str, dict[str, NDArray[Any]]] = {"head": {}, "state": {}}
+    for name, value in arrays.items():
+        group, _, rest = name.partition("/")
+        groups[group][rest] = value
+    return Checkpoint(facts["round"], groups["head"], groups["state"], Counters(**facts["counters"]), facts["sizes"])

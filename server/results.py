@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fedgraft.files import replacing, write_text
+from fedgraft.files import write_text
 from fedgraft.metrics import PRIMARY, summarise
 from fedgraft.progress import report
+from fedgraft.tensor_files import save_tensors
 from fedgraft.wire.protocol import SCHEMA
 
 if TYPE_CHECKING:
@@ -18,14 +19,9 @@ if TYPE_CHECKING:
 
 def write_results(course: Course) -> None:
     """Write `head.safetensors`, the pictures, and last `summary.json`, which marks the run as finished."""
-    from safetensors.numpy import save_file
-
     path = course.directory.path
     report("phase", name="results")
-    metadata = {"schema": str(SCHEMA), "round": str(course.round_number)}
-    with replacing(path / "head.safetensors") as temporary:
-        arrays = {name: np.asarray(value, order="C") for name, value in course.head.items()}
-        save_file(arrays, str(temporary), metadata)
+    save_tensors(path / "head.safetensors", course.head, {"schema": SCHEMA, "round": course.round_number})
     summary = summary_of(course)
     from server.pictures import accuracy_picture
 
@@ -52,6 +48,7 @@ def summary_of(course: Course) -> dict[str, Any]:
         "num_clients": len(course.roster.names),
         "num_train": int(course.roster.num_train.sum()),
         "label_names": list(course.roster.label_names),
+        "weights_digest": adapter.weights_digest,
         "central": central,
         "validation": validation,
         "bytes_down": counters.bytes_down,
