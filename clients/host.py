@@ -17,7 +17,7 @@ from clients.cross_validation import CrossValidation
 from clients.halves import build_half
 from clients.settings import ClientPart
 from clients.statistics import statistics_sums
-from clients.training import LocalTask, train_client
+from clients.training import LocalTask, check_finite, train_client
 from fedgraft import __version__
 from fedgraft.data.ragged import Ragged
 from fedgraft.errors import ModelError, WireError
@@ -61,6 +61,7 @@ class Host:
 
     def __init__(self, part: ClientPart, number: int, num_hosts: int, threads: int = 1) -> None:
         self.part = part
+        self.num_hosts = num_hosts
         self.threads = threads
         self.workspace = open_workspace(part.data, part.seed, part.backbone, part.features)
         federation = self.workspace.federation
@@ -83,6 +84,7 @@ class Host:
             code_digest=code_digest(),
             release=__version__,
             task=samples.task,
+            num_hosts=self.num_hosts,
             label_names=tuple(samples.label_names),
             feature_dim=samples.features().shape[1] if samples.kind == "features" else 0,
             backbone_digests=tuple(self.own_digests()),
@@ -128,9 +130,8 @@ class Host:
                     f"the run's backbone has weights {weights_digest[:12]}, this host has "
                     f"{', '.join(digest[:12] for digest in own) or 'none'}; send query.backbone first"
                 )
-            if weights_digest != self._local_digest:
-                self.workspace.weights = kept.load(weights_digest)
             self._weights_digest = weights_digest
+        self.workspace.use_weights(None if weights_digest == self._local_digest else weights_digest)
         return self.workspace.features
 
     def train(self, request: TrainRequest, groups: Groups) -> tuple[TrainReply, Groups]:
@@ -187,6 +188,7 @@ class Host:
                 samples.targets[rows], self.objective.task, self.objective.loss, self.objective.num_outputs
             )
             result = train_client(task, start, client_features, targets, int(self.keys[position]), adjust)
+            check_finite(task, result, self.names[position])
             reply.add(start, result, len(rows))
             steps[turn], losses[turn] = result.num_steps, result.mean_loss
         num_train = train.counts[self.clients[index]]
@@ -253,7 +255,7 @@ class Host:
     def _head(self, groups: Groups, features: NDArray[Any]) -> Arrays:
         head = groups.get("head")
         shapes = head_shapes(self.part.head, features.shape[1], self.objective.num_outputs)
-        expect(head, shapes, "the request's head")
+        expect(head, shapes, "the request's head", np.dtype(np.float32))
         return head or {}
 
     def _index(self, groups: Groups) -> NDArray[np.int64]:

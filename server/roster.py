@@ -47,7 +47,7 @@ class Roster:
 
     Attributes:
         names: the clients' names, sorted.
-        nodes: `(num_clients,)` Flower's id of each client's host.
+        nodes: `(num_clients,)` Flower's id of each client's host, of 64 bits without a sign.
         positions: `(num_clients,)` each client's position in its host's description.
         shards: `(num_clients,)` shard numbers.
         num_train: `(num_clients,)` training samples.
@@ -56,7 +56,7 @@ class Roster:
     """
 
     names: tuple[str, ...]
-    nodes: NDArray[np.int64]
+    nodes: NDArray[np.uint64]
     positions: NDArray[np.int64]
     shards: NDArray[np.int64]
     num_train: NDArray[np.int64]
@@ -107,21 +107,33 @@ def call_the_roll(
         WireError: a host runs other code, two hosts speak for one client, hosts disagree about labels, or
             there is no client at all.
     """
-    nodes = wait_for_nodes(grid, num_hosts)
-    request = DescribeRequest(run_id=run_id)
-    messages = [Message(pack(request), dst_node_id=node, message_type="query.describe") for node in nodes]
-    replies = exchange(grid, messages, counters, "describe", timeout_seconds)
-    descriptions, tables = {}, {}
-    for node, reply in zip(nodes, replies, strict=True):
-        description, groups = unpack(reply.content, Description, f"description from host {node}")
-        _check_code(node, description)
-        descriptions[node] = description
-        tables[node] = _client_table(node, groups.get("clients"))
+    descriptions: dict[int, Description] = {}
+    tables: dict[int, Table] = {}
+    while len(descriptions) < num_hosts:
+        nodes = [node for node in wait_for_nodes(grid, num_hosts) if node not in descriptions]
+        for node, (description, table) in zip(nodes, _ask(grid, nodes, run_id, counters, timeout_seconds), strict=True):
+            descriptions[node], tables[node] = description, table
+        # Only the hosts know how many they are when the run was started by Flower's own command line.
+        num_hosts = max(num_hosts, *(description.num_hosts for description in descriptions.values()))
     _check_agreement(descriptions)
     return _assemble(descriptions, tables, num_shards)
 
 
 Table = tuple[list[str], NDArray[np.int64], NDArray[np.int64]]
+
+
+def _ask(
+    grid: Grid, nodes: Sequence[int], run_id: str, counters: Counters, timeout_seconds: float
+) -> list[tuple[Description, Table]]:
+    """Return what some hosts say of themselves, in order."""
+    request = DescribeRequest(run_id=run_id)
+    messages = [Message(pack(request), dst_node_id=node, message_type="query.describe") for node in nodes]
+    answers = []
+    for node, reply in zip(nodes, exchange(grid, messages, counters, "describe", timeout_seconds), strict=True):
+        description, groups = unpack(reply.content, Description, f"description from host {node}")
+        _check_code(node, description)
+        answers.append((description, _client_table(node, groups.get("clients"))))
+    return answers
 
 
 def _client_table(node: int, arrays: Any) -> Table:
@@ -165,7 +177,7 @@ def _assemble(descriptions: dict[int, Description], tables: dict[int, Table], nu
 
     return Roster(
         names=tuple(names[position] for position in order),
-        nodes=column([node] * len(table[0]) for node, table in tables.items()),
+        nodes=np.array([node for node, table in tables.items() for _ in table[0]], dtype=np.uint64)[order],
         positions=column(np.arange(len(table[0])) for table in tables.values()),
         shards=shard_of_client(len(names), num_shards),
         num_train=column(table[1] for table in tables.values()),

@@ -29,13 +29,14 @@ class Description(Settings):
     """What a host says of itself; label names, sizes and versions, no data.
 
     Arrays, group `clients`: `names` uint8, the clients' names joined by newlines in UTF-8; `num_train` and
-    `num_validation`, `(num_clients,)` int64; `label_counts`, `(num_clients, num_outputs)` int64.
+    `num_validation`, `(num_clients,)` int64.
     """
 
     code_digest: str
     release: str
     task: Literal["classes", "labels", "real"]
     label_names: tuple[str, ...]
+    num_hosts: PositiveInt
     feature_dim: NonNegativeInt
     backbone_digests: tuple[str, ...]
     notes: tuple[str, ...] = ()
@@ -84,9 +85,10 @@ class TrainRequest(Settings):
 class TrainReply(Settings):
     """What training gave, beside the arrays.
 
-    Arrays: one group a sum, float64, of the head's shapes; or `stack`, `(num_clients, *shape)`, and
-    `clients.weight`. `metrics`: sums over the clients' validation parts of the head that was received (see
-    `fedgraft.metrics`), and `train_loss`. `clients`: the same a client, when asked for.
+    Arrays: one group a sum, float32, of the head's shapes (added in float64, rounded once); or `stack`,
+    `(num_clients, *shape)`, and `weights.weight`, `(num_clients,)`. `metrics`: sums over the clients'
+    validation parts of the head that was received (see `fedgraft.metrics`), and `train_loss`. `clients`: the
+    same a client, when asked for.
     """
 
     round_number: PositiveInt
