@@ -23,6 +23,17 @@ PHASES = {
     "results": "writing the results",
 }
 
+SPENT = {
+    "data": "dividing the samples",
+    "describe": "starting and asking the hosts",
+    "backbone": "sharing the backbone",
+    "train": "training",
+    "aggregate": "aggregating",
+    "evaluate": "evaluating",
+    "checkpoint": "writing checkpoints",
+}
+"""What a phase of `summary.json` is called in the table."""
+
 
 class RunDisplay:
     """Shows a run's events on the terminal; use it as a context manager, and give `show` to `fedgraft.run`."""
@@ -123,7 +134,7 @@ def result_table(run: Run) -> Table:
     table.add_row("bytes to the server", _size(summary["bytes_up"]))
     for phase, seconds in summary["seconds"].items():
         if seconds >= 0.005:
-            table.add_row(f"seconds, {phase}", f"{seconds:.2f}")
+            table.add_row(f"seconds, {SPENT.get(phase, phase)}", f"{seconds:.2f}")
     return table
 
 

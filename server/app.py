@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
@@ -14,4 +16,6 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Conduct the run that this app was started with."""
-    conduct(grid, read_submission(context.run_config))
+    directory = conduct(grid, read_submission(context.run_config))
+    # For `flwr run`, whose stream shows Flower's log; our own command line keeps it silent.
+    logging.getLogger("flwr").info("FedGraft's results: %s", directory)
