@@ -153,6 +153,7 @@ def _start(scenario: Scenario, submission: Submission, verbose: bool) -> None:
         from fedgraft.simulation.inline import run_inline
         from server.app import app as server_app
 
+        quieten(verbose)  # once more: Flower sets its own level when it is imported
         try:
             run_inline(server_app, client_app, {"scenario": submission.to_run_config()})
         finally:

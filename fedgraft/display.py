@@ -25,6 +25,7 @@ PHASES = {
 
 SPENT = {
     "data": "dividing the samples",
+    "libraries": "loading torch",
     "describe": "starting and asking the hosts",
     "backbone": "sharing the backbone",
     "train": "training",

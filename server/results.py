@@ -12,6 +12,7 @@ from fedgraft.metrics import PRIMARY, summarise
 from fedgraft.progress import report
 from fedgraft.tensor_files import save_tensors
 from fedgraft.wire.protocol import SCHEMA
+from fedgraft.workspace import open_workspace
 
 if TYPE_CHECKING:
     from server.rounds import Course
@@ -23,12 +24,21 @@ def write_results(course: Course) -> None:
     report("phase", name="results")
     save_tensors(path / "head.safetensors", course.head, {"schema": SCHEMA, "round": course.round_number})
     summary = summary_of(course)
-    from server.pictures import accuracy_picture
-
-    accuracy_picture(path / "metrics.jsonl", path / "accuracy.png", metric=summary["metric"])
+    _draw(course, summary["metric"])
     write_text(path / "summary.txt", summary_text(summary))
     write_text(path / "summary.json", json.dumps(summary, indent=2) + "\n")
     report("finished", **{key: summary[key] for key in ("rounds", "bytes_down", "bytes_up")})
+
+
+def _draw(course: Course, metric: str) -> None:
+    """Draw the metric over rounds, and what each client had."""
+    from fedgraft.data.summary import partition_picture
+    from server.pictures import accuracy_picture
+
+    path, part = course.directory.path, course.part
+    accuracy_picture(path / "metrics.jsonl", path / "accuracy.png", metric)
+    workspace = open_workspace(part.data, part.seed, part.backbone, part.features)
+    partition_picture(workspace.federation, path / "partition.png")
 
 
 def summary_of(course: Course) -> dict[str, Any]:

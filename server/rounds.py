@@ -94,6 +94,10 @@ def _begin(
     run_id = submission.run.run_id or str(uuid.uuid4())
     counters = checkpoint.counters if checkpoint else Counters(seconds=dict(submission.run.prepared_seconds))
     timeout = part.server.timeout_seconds
+    started = time.perf_counter()
+    import torch  # noqa: F401 - some seconds, which would else be booked on the first evaluation
+
+    counters.spend("libraries", time.perf_counter() - started)
     report("phase", name="hosts")
     roster = call_the_roll(grid, run_id, submission.run.num_hosts, part.shards, counters, timeout)
     _check_cohort(part, roster)
