@@ -38,7 +38,7 @@ class SumReply:
             if unknown:
                 raise WireError(
                     f"the strategy asks for the {kind} {listed(unknown)}, this client has {listed(known)}"
-                    f"{nearest(unknown[0], known)}; install the release that the server runs"
+                    f"; install the release that the server runs{nearest(unknown[0], known)}"
                 )
         self.numbers = dict.fromkeys(self.scalars, 0.0)
 

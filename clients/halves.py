@@ -53,7 +53,7 @@ def build_half(half: HalfSettings) -> Adjust:
     if half.name not in HALVES:
         raise WireError(
             f"the strategy asks for the client half {half.name!r}, this client has {listed(HALVES)}"
-            f"{nearest(half.name, HALVES)}; install the release that the server runs"
+            f"; install the release that the server runs{nearest(half.name, HALVES)}"
         )
     builder, names = HALVES[half.name]
     if set(half.parameters) != names:

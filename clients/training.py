@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from clients.halves import Adjust
 from clients.settings import Adam, AdamW, OptimizerSettings, TrainSettings
+from fedgraft.errors import TrainingError
 from fedgraft.evaluation import Objective
 from fedgraft.models.heads import forward
 from fedgraft.models.losses import sample_losses
@@ -144,3 +145,18 @@ def train_client(
         total_loss += float(losses.detach().sum())
     trained = {name: value.detach() for name, value in parameters.items()}
     return LocalResult(trained, num_steps, total_loss / num_seen if num_seen else 0.0)
+
+
+def check_finite(task: LocalTask, result: LocalResult, client_name: str) -> None:
+    """Refuse a head that training has driven to infinity.
+
+    Raises:
+        TrainingError: some parameter is NaN or infinite; without this the server would refuse the reply, and
+            nobody would know which client it was.
+    """
+    if not all(bool(value.isfinite().all()) for value in result.parameters.values()):
+        raise TrainingError(
+            f"the head of client {client_name!r} is not finite after {result.num_steps} local steps of round "
+            f"{task.round_number}, so training diverged; lower train.optimizer.learning_rate (now "
+            f"{task.train.optimizer.learning_rate:g}) or set train.clip_norm"
+        )

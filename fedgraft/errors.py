@@ -57,6 +57,10 @@ class WireError(FedGraftError):
     """A record from another process that is refused: wrong protocol, name, shape, dtype or value."""
 
 
+class TrainingError(FedGraftError):
+    """Local training that diverged."""
+
+
 class LaunchError(FedGraftError):
     """A run whose processes can't be started or kept."""
 

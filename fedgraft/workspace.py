@@ -24,9 +24,24 @@ class Workspace:
 
         self._backbone = backbone
         self._settings = features
-        self.weights: dict[str, NDArray[Any]] | None = None
-        """Weights of the backbone that came over the wire; None: this machine's own."""
+        self._kept_digest: str | None = None
+        self._weights: dict[str, NDArray[Any]] | None = None
         self.federation: Federation = build_federation(data, seed)
+
+    def use_weights(self, kept_digest: str | None) -> None:
+        """Let features be those of kept weights (see `fedgraft.models.kept`), or for None of this machine's own.
+
+        Features of other weights are let go: a process may serve runs of one backbone with unlike weights.
+
+        Raises:
+            ModelError: the kept weights are damaged.
+        """
+        if kept_digest != self._kept_digest:
+            from fedgraft.models import kept
+
+            self._weights = None if kept_digest is None else kept.load(kept_digest)
+            self._kept_digest = kept_digest
+            self.__dict__.pop("features", None)
 
     @functools.cached_property
     def features(self) -> NDArray[Any]:
@@ -41,7 +56,7 @@ class Workspace:
             self._backbone,
             self._settings,
             progress=progress,
-            weights=self.weights,
+            weights=self._weights,
         )
 
     @property

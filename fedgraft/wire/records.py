@@ -105,11 +105,13 @@ def _header(data: bytes, what: str) -> tuple[tuple[int, ...], np.dtype[Any], int
     return shape, dtype, len(data) - stream.tell()
 
 
-def expect(arrays: Arrays | None, shapes: Mapping[str, tuple[int, ...]], what: str) -> None:
-    """Refuse a group of arrays whose names or shapes are others than expected.
+def expect(
+    arrays: Arrays | None, shapes: Mapping[str, tuple[int, ...]], what: str, dtype: np.dtype[Any] | None = None
+) -> None:
+    """Refuse a group of arrays whose names, shapes or (if given) dtypes are others than expected.
 
     Raises:
-        WireError: the group is missing, or names or shapes differ; all that differ are named.
+        WireError: the group is missing, or names, shapes or dtypes differ; all that differ are named.
     """
     if arrays is None:
         raise WireError(f"{what} is missing")
@@ -120,6 +122,11 @@ def expect(arrays: Arrays | None, shapes: Mapping[str, tuple[int, ...]], what: s
         f"{name} has shape {arrays[name].shape}, expected {tuple(shape)}"
         for name, shape in shapes.items()
         if name in arrays and tuple(arrays[name].shape) != tuple(shape)
+    ]
+    faults += [
+        f"{name} is {arrays[name].dtype}, expected {dtype}"
+        for name in shapes
+        if dtype is not None and name in arrays and arrays[name].dtype != dtype
     ]
     if faults:
         raise WireError(f"{what}: {'; '.join(faults)}")
