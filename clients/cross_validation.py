@@ -35,7 +35,7 @@ class CrossValidation:
         bias: whether heads have a bias.
 
     Raises:
-        WireError: the moments have other names or shapes, or are not those of any samples.
+        WireError: the moments have other names or shapes or are not those of any samples, or a lambda is too small.
     """
 
     def __init__(
@@ -55,7 +55,10 @@ class CrossValidation:
         self._features, self._targets = features, targets
         self._task, self._num_outputs = task, num_outputs
         self._num_lambdas = len(lambdas)
-        self._leave_out = LeaveOut(self._pooled, lambdas, bias)
+        try:
+            self._leave_out = LeaveOut(self._pooled, lambdas, bias)
+        except ValueError as error:
+            raise WireError(f"the request's lambdas: {error}") from error
 
     def counts(self, clients: Sequence[NDArray[np.int64]]) -> dict[str, NDArray[Any]]:
         """Return the sums over all clients, for each lambda.

@@ -26,7 +26,7 @@ from fedgraft.models import kept
 from fedgraft.models.heads import as_tensors, head_shapes
 from fedgraft.models.losses import resolve_loss, target_tensor
 from fedgraft.randomness import name_keys
-from fedgraft.threads import torch_threads
+from fedgraft.threads import numpy_threads, torch_threads
 from fedgraft.wire.protocol import code_digest
 from fedgraft.wire.records import Arrays, expect
 from fedgraft.wire.requests import (
@@ -232,7 +232,7 @@ class Host:
         check_statistics_size(num_outputs, features.shape[1], request.second_moment, task)
         rows, _ = _joined(self.workspace.federation.train, self.clients[index])
         targets = self.workspace.federation.samples.targets
-        with torch_threads(self.threads):
+        with numpy_threads(self.threads):
             sums = statistics_sums(features, targets, rows, task, num_outputs, request.second_moment)
         body = StatisticsReply(shard=request.shard, num_clients=len(index), num_samples=len(rows))
         return body, {"sums": sums}
@@ -243,7 +243,7 @@ class Host:
         train, targets = self.workspace.federation.train, self.workspace.federation.samples.targets
         rows = [train.of(int(client)) for client in self.clients[index]]
         task, num_outputs = self.objective.task, self.objective.num_outputs
-        with torch_threads(self.threads):
+        with numpy_threads(self.threads):
             validation = CrossValidation(
                 features, targets, task, num_outputs, groups.get("moments"), request.lambdas, request.bias
             )

@@ -31,8 +31,8 @@ def statistics_sums(
 ) -> Sums:
     """Return the sums over the given rows, by name, as `statistics_shapes` describes them.
 
-    Products and sums are in float64, whatever the features are stored in. Products go through torch, so that
-    their bits depend on the scenario's number of threads and not on the process's environment.
+    Products and sums are in float64, whatever the features are stored in. They go through NumPy, which computes a
+    product `X^T X` once for both halves; torch takes twice as long.
 
     Args:
         features: `(num_samples, feature_dim)` of all samples, float32 or float16.
@@ -56,7 +56,7 @@ def statistics_sums(
         else:
             _add_targets(sums, chunk, answers.reshape(len(chosen), num_outputs).astype(np.float64), second_moment)
         if second_moment == "shared":
-            sums["second_moment"] += _product(chunk, chunk)
+            sums["second_moment"] += chunk.T @ chunk
     return sums
 
 
@@ -72,7 +72,7 @@ def _add_classes(
         if second_moment == "diagonal":
             sums["square_sum"][number] += np.square(part).sum(axis=0)
         elif second_moment == "per_class":
-            sums["second_moment"][number] += _product(part, part)
+            sums["second_moment"][number] += part.T @ part
 
 
 def _add_targets(
@@ -83,13 +83,6 @@ def _add_targets(
     sums["feature_sum"] += chunk.sum(axis=0)
     sums["target_sum"] += targets.sum(axis=0)
     sums["target_square"] += np.square(targets).sum(axis=0)
-    sums["cross_moment"] += _product(targets, chunk)
+    sums["cross_moment"] += targets.T @ chunk
     if second_moment == "diagonal":
         sums["square_sum"] += np.square(chunk).sum(axis=0)
-
-
-def _product(left: NDArray[np.float64], right: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return `left^T right`."""
-    import torch
-
-    return (torch.from_numpy(left).T @ torch.from_numpy(right)).numpy()

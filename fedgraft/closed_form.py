@@ -126,11 +126,26 @@ def ridge(moments: Moments, lambda_: float, bias: bool = True) -> dict[str, Arra
         bias: fit a bias, which is not penalised; without one the head has the weight only.
 
     Raises:
-        ValueError: lambda is not a positive number, or the moments are of no sample.
+        ValueError: lambda is not a number above the sums' rounding, or the moments are of no sample.
     """
-    if not (np.isfinite(lambda_) and lambda_ > 0):
-        raise ValueError(f"lambda came as {lambda_}; expected a number above 0, such as 1e-3 of the mean eigenvalue")
+    check_lambda(moments, lambda_)
     return _solve(centre(moments, bias), lambda_, bias)
+
+
+def check_lambda(moments: Moments, lambda_: float) -> None:
+    """Refuse a penalty that could not be told from the rounding of the sums.
+
+    Raises:
+        ValueError: lambda is not a number above 2.2e-16 of the trace of the second moment.
+    """
+    trace = float(np.trace(moments["second_moment"]))
+    least = np.finfo(np.float64).eps * trace
+    if not (np.isfinite(lambda_) and lambda_ > 0 and lambda_ >= least):
+        mean = trace / len(moments["second_moment"])
+        raise ValueError(
+            f"lambda came as {lambda_}; expected a number above 0 and not below {least:.1g}, the rounding of the sums "
+            f"(the mean eigenvalue is {mean:.3g}; 1e-3 of it is a usual start)"
+        )
 
 
 def _solve(centred: Centred, lambda_: float, bias: bool) -> dict[str, Array]:
@@ -170,12 +185,17 @@ class LeaveOut:
         moments: of all clients.
         lambdas: penalties, above 0.
         bias: whether heads have a bias.
+
+    Raises:
+        ValueError: a lambda is not a number above the sums' rounding, or the moments are of no sample.
     """
 
     def __init__(self, moments: Moments, lambdas: Sequence[float], bias: bool = True) -> None:
         self.moments = moments
         self.lambdas = tuple(lambdas)
         self.bias = bias
+        for lambda_ in self.lambdas:
+            check_lambda(moments, lambda_)
         self._centred = centre(moments, bias)
 
     def prefers_outputs(self, num_samples: int) -> bool:
@@ -200,9 +220,10 @@ class LeaveOut:
         identity = np.eye(len(features))
         constant = 1 / self._centred.num_samples if self.bias else 0.0
         for lambda_ in self.lambdas:
-            scaled = rotated / (eigenvalues + lambda_)
-            residuals = targets - self._centred.target_mean - scaled @ cross
-            yield targets - np.linalg.solve(identity - constant - scaled @ rotated.T, residuals)
+            root = np.sqrt(eigenvalues + lambda_)
+            scaled = rotated / root  # scaled @ scaled.T is Z (S + lambda I)^-1 Z^T
+            residuals = targets - self._centred.target_mean - scaled @ (cross / root[:, None])
+            yield targets - np.linalg.solve(identity - constant - scaled @ scaled.T, residuals)
 
     @functools.cached_property
     def _rotated(self) -> tuple[Array, Array, Array]:

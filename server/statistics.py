@@ -13,8 +13,8 @@ from flwr.app import Message
 from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
-from fedgraft.closed_form import Moments, moment_shapes
-from fedgraft.errors import WireError, listed
+from fedgraft.closed_form import Moments, check_lambda, moment_shapes
+from fedgraft.errors import WireError
 from fedgraft.settings import Settings
 from fedgraft.wire.records import Arrays, expect, pack
 from fedgraft.wire.requests import CrossValidateRequest, StatisticsRequest
@@ -90,8 +90,8 @@ class Inquiry:
             WireError: no lambda or a bad one, fewer than two clients with samples, or a reply does not fit.
             HostError: a host failed, or found that the moments do not contain its samples.
         """
-        if not 1 <= len(lambdas) <= 100 or any(not 0 < value < float("inf") for value in lambdas):
-            raise WireError(f"lambdas came as {listed(map(str, lambdas))}; expected 1 to 100 numbers above 0")
+        if not 1 <= len(lambdas) <= 100:
+            raise WireError(f"{len(lambdas)} lambdas came; expected 1 to 100")
         if np.count_nonzero(self.roster.num_train) < 2:
             raise WireError(
                 f"{np.count_nonzero(self.roster.num_train)} of {len(self.roster.names)} clients have training "
@@ -100,6 +100,11 @@ class Inquiry:
         check_statistics_size(len(self.roster.label_names), self.feature_dim, "shared", self.roster.task)
         shapes = moment_shapes(len(self.roster.label_names), self.feature_dim)
         expect(moments, shapes, "the pooled moments")
+        for lambda_ in lambdas:
+            try:
+                check_lambda(moments, lambda_)
+            except ValueError as error:
+                raise WireError(str(error)) from error
         pooled = {name: np.asarray(moments[name], dtype=np.float64) for name in shapes}
         calls = self._calls(clients)
         requests = [

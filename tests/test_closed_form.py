@@ -139,10 +139,10 @@ def test_of_equal_lambdas_the_largest_is_best() -> None:
     assert best_lambda([10.0, 0.1], np.array([-4.0, -2.0])) == 0.1
 
 
-@pytest.mark.parametrize("lambda_", [0.0, -1.0, float("nan"), float("inf")])
-def test_lambda_must_be_positive(lambda_: float) -> None:
+@pytest.mark.parametrize("lambda_", [0.0, -1.0, float("nan"), float("inf"), 1e-300])
+def test_lambda_must_be_above_rounding(lambda_: float) -> None:
     moments = moments_of(*samples("real"))
-    with pytest.raises(ValueError, match=r"lambda came as .*; expected a number above 0"):
+    with pytest.raises(ValueError, match=r"lambda came as .*; expected a number above 0 and not below"):
         ridge(moments, lambda_)
 
 

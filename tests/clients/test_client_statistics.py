@@ -127,7 +127,7 @@ def test_memory_stays_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(statistics, "CHUNK_BYTES", 2**20)
     features, classes = np.ones((40_000, 64), dtype=np.float16), np.arange(40_000) % 5
     rows = np.arange(40_000)
-    statistics_sums(features, classes, rows[:10], "classes", 5, "shared")  # imports torch
+
     tracemalloc.start()
     try:
         statistics_sums(features, classes, rows, "classes", 5, "shared")
@@ -264,6 +264,13 @@ def test_one_client_alone_can_not_be_left_out() -> None:
     features, targets = samples("classes")
     moments = pooled(features, targets, np.arange(60), "classes")
     assert "one client holds all 60 samples of the pooled moments" in refusal(moments, clients=[np.arange(60)])
+
+
+def test_lambda_must_be_above_rounding() -> None:
+    features, targets = samples("classes")
+    moments = pooled(features, targets, np.arange(60), "classes")
+    with pytest.raises(WireError, match=r"the request's lambdas: lambda came as 1e-300; expected a number above 0"):
+        CrossValidation(features, targets, "classes", NUM_OUTPUTS, moments, (1.0, 1e-300), True)
 
 
 def test_moments_must_fit() -> None:
