@@ -32,7 +32,7 @@ def batches(
     preprocessing: Preprocessing,
     num_threads: int | None = None,
 ) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
-    """Yield `(indices, pictures (n, 3, size, size) uint8)` of each batch, in order, two batches ahead.
+    """Yield `(indices, pictures (n, 3, size, size) uint8)` of each batch, in order, at least two batches ahead.
 
     Args:
         read: returns the pictures at some indices; several threads call it.
@@ -59,13 +59,15 @@ def batches(
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     pool = ThreadPoolExecutor(num_threads, thread_name_prefix="reading pictures")
+    num_units = -(-batch_size // UNIT)  # of a batch
+    num_ahead = max(2, -(-2 * num_threads // num_units))
     ahead: deque[tuple[NDArray[np.int64], list[Future[Tensor]]]] = deque()
     try:
         for start in range(0, len(indices), batch_size):
             batch = indices[start : start + batch_size]
             units = [batch[first : first + UNIT] for first in range(0, len(batch), UNIT)]
             ahead.append((batch, [pool.submit(read_unit, unit) for unit in units]))
-            if len(ahead) > 2:
+            if len(ahead) > num_ahead:
                 yield _joined(*ahead.popleft())
         while ahead:
             yield _joined(*ahead.popleft())

@@ -16,4 +16,4 @@ class FeatureSettings(Settings):
     """How features are stored; `float16` halves the disk and the memory traffic and keeps about three digits."""
 
     batch_size: int = Field(default=64, ge=1, le=4096)
-    """Images that go through the backbone at once; it changes speed and memory, not what is stored."""
+    """Images that go through the backbone at once, at most; large ones on a CPU go in smaller batches, which is faster."""  # noqa: E501

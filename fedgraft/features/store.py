@@ -12,7 +12,6 @@ What that does not see is a disk that changes bits under an unchanged file; `ver
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import shutil
 import tempfile
@@ -32,6 +31,7 @@ from fedgraft.features.entry import SCHEMA, DamagedEntryError, Entry, Origin, Un
 from fedgraft.features.locks import locked
 from fedgraft.features.rows import WRITING_ADVICE, RowWriter
 from fedgraft.files import cache_directory
+from fedgraft.progress import report
 
 Fill = Callable[[RowWriter], None]
 """Computes an entry: allocates its rows and writes each of them."""
@@ -63,12 +63,13 @@ class FeatureStore:
 
     Args:
         root: the store's folder; it is made when something is written.
-        note: receives one line when an entry is not trusted, or when another process is waited for.
+        note: receives one line when an entry is not trusted, or when another process is waited for; by default
+            it goes to whoever listens to progress.
     """
 
     def __init__(self, root: Path | None = None, note: Callable[[str], None] | None = None) -> None:
         self.root = root if root is not None else cache_directory() / "features"
-        self._note = note if note is not None else logging.getLogger("fedgraft.features").warning
+        self._note = note if note is not None else _report_note
 
     def get(self, key: str) -> np.memmap[Any, Any] | None:
         """Return the features `(num_samples, num_features)` of an entry, read-only, or None.
@@ -262,6 +263,10 @@ class FeatureStore:
         except OSError as error:
             reason = error.strerror or str(error)
             raise StoreError(f"can't write to the feature store {self.root}: {reason}; {WRITING_ADVICE}") from error
+
+
+def _report_note(line: str) -> None:
+    report("note", text=line)
 
 
 def _stored(folder: Path) -> StoredEntry | None:

@@ -21,7 +21,7 @@ from fedgraft.data.settings import SyntheticSettings
 from fedgraft.data.sources import load_samples
 from fedgraft.errors import DataError, ModelError
 from fedgraft.features import reading
-from fedgraft.features.extract import features_of
+from fedgraft.features.extract import features_of, images_at_once
 from fedgraft.features.preprocessing import normalised, resized
 from fedgraft.features.reading import batches
 from fedgraft.features.settings import FeatureSettings
@@ -195,6 +195,12 @@ def test_the_batch_does_not_matter(store: FeatureStore, tmp_path: Path) -> None:
     whole = features_of(samples, LITE0, FeatureSettings(batch_size=64), store=store)
     single = features_of(samples, LITE0, FeatureSettings(batch_size=1), store=FeatureStore(tmp_path / "other"))
     assert np.abs(whole - single).max() / np.abs(whole).max() < 1e-5
+
+
+def test_large_images_go_in_smaller_batches() -> None:
+    # 2^18 pixels: 64 images of 64 px, 5 of 224 px, and never none.
+    assert [images_at_once(size, 64) for size in (32, 64, 224, 600)] == [64, 64, 5, 1]
+    assert images_at_once(224, 2) == 2
 
 
 def test_weights_from_the_wire_are_used(store: FeatureStore) -> None:

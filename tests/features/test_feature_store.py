@@ -18,6 +18,7 @@ from fedgraft.errors import StoreError
 from fedgraft.features.entry import entry_key
 from fedgraft.features.rows import RowWriter
 from fedgraft.features.store import FeatureStore
+from fedgraft.progress import Event, listening
 
 NUM_SAMPLES = 50
 KEY = entry_key(origin().backbone_key, "float32", digests(NUM_SAMPLES))
@@ -116,6 +117,16 @@ def test_a_damaged_entry_is_computed_again(
     assert "computed again" in case.notes[0]
     case.ask()
     assert case.num_computed() == 2
+
+
+def test_notes_reach_whoever_listens_to_progress(case: SimpleNamespace) -> None:
+    case.ask()
+    truncate(case.folder / "features.npy")
+    heard: list[Event] = []
+    with listening(heard.append):
+        assert FeatureStore(case.store.root).get(KEY) is None
+    assert [event["kind"] for event in heard] == ["note"]
+    assert "damaged" in heard[0]["text"]
 
 
 def test_get_alone_drops_a_damaged_entry(case: SimpleNamespace) -> None:
