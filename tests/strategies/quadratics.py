@@ -1,0 +1,70 @@
+"""Quadratics as clients: `f_k(w) = a_k / 2 (w - o_k)^2`, whose optimum under each strategy is known from theory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from strategies.base import Arrays, Replies, Request, Strategy
+
+LEARNING_RATE = 0.05
+
+
+@dataclass(frozen=True)
+class Quadratic:
+    """One client: curvature, optimum, and the number of its samples."""
+
+    curvature: float
+    optimum: float
+    weight: float = 1.0
+
+    def loss(self, w: float) -> float:
+        return self.curvature / 2 * (w - self.optimum) ** 2
+
+    def trained(self, start: float, num_steps: int, mu: float) -> tuple[float, float]:
+        """Return the parameter after gradient descent, and the mean of the losses before each step."""
+        w, losses = start, []
+        for _ in range(num_steps):
+            losses.append(self.loss(w))
+            w -= LEARNING_RATE * (self.curvature * (w - self.optimum) + mu * (w - start))
+        return w, float(np.mean(losses))
+
+
+UNLIKE = (Quadratic(1, -3), Quadratic(4, 2))
+"""Curvatures 1 and 4, optima -3 and 2: their sum is least at (1 * -3 + 4 * 2) / 5 = 1."""
+
+
+def answer(request: Request, strategy: Strategy, head: Arrays, clients: Sequence[Quadratic], steps: int) -> Replies:
+    """Return what the clients reply to a request, combined as the server combines it."""
+    half = request.half
+    if half.name not in ("plain", "proximal"):
+        raise NotImplementedError(f"the quadratics don't know the client half {half.name}")
+    mu = half.parameters["mu"] if half.name == "proximal" else 0.0
+    start = float(head["w"][0])
+    results = [client.trained(start, steps, mu) for client in clients]
+    updates = np.array([[w - start] for w, _ in results])
+    weights = np.array([client.weight for client in clients])
+    known_sums = {"update": (weights[:, None] * updates).sum(axis=0)}
+    known_scalars = {"weight": float(weights.sum()), "steps": float(steps * len(clients)), "clients": len(clients)}
+    if strategy.reply == "stack":
+        losses = np.array([loss for _, loss in results])
+        return Replies({}, {}, len(clients), {"w": updates}, weights, losses)
+    sums = {name: {"w": known_sums[name]} for name in request.sums}
+    return Replies(sums, {name: known_scalars[name] for name in request.scalars}, len(clients))
+
+
+def course(
+    strategy: Strategy, clients: Sequence[Quadratic], num_steps: int, num_rounds: int, start: float = 0.0
+) -> list[float]:
+    """Return the parameter after each round."""
+    head: Arrays = {"w": np.array([start])}
+    state, values = strategy.init(head), []
+    for round_number in range(1, num_rounds + 1):
+        plan = strategy.plan(state, round_number)
+        replies = tuple(answer(request, strategy, head, clients, num_steps) for request in plan)
+        outcome = strategy.aggregate(state, head, replies)
+        head, state = outcome.head, outcome.state
+        values.append(float(head["w"][0]))
+    return values

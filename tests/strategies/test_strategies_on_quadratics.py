@@ -1,0 +1,164 @@
+"""Every strategy on two unlike quadratics, against the optimum that theory gives.
+
+With learning rate l and tau local steps a client moves by `q_k (o_k - w)`, where `q_k = 1 - (1 - l a_k)^tau`.
+FedAvg stands still where `sum_k q_k (o_k - w) = 0`: for one step at the true optimum,
+`(0.05 * 1 * -3 + 0.05 * 4 * 2) / (0.05 + 0.2) = 1`; for ten steps `q = (0.40126, 0.89263)`, so at
+`(-1.20379 + 1.78525) / 1.29389 = 0.4494`. Server optimisers (momentum, adaptive steps) stand still there too,
+since their step is zero only where the mean update is.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+from quadratics import LEARNING_RATE, UNLIKE, Quadratic, course
+
+from fedgraft.simulation.flower_identity import claim_identity
+from server.flower_strategy import UnpackedStrategy, flower_classes
+from strategies.base import Replies, Strategy
+from strategies.fedavg import FedAvg
+from strategies.flower import FlowerStrategy
+from strategies.registry import STRATEGIES
+
+
+@pytest.fixture(autouse=True, scope="module")
+def identity() -> None:
+    """Flower's `Message` wants a task's identity; its log, two lines a round, is not wanted."""
+    claim_identity(1)
+    logging.getLogger("flwr").setLevel(logging.ERROR)
+
+
+def fixed_point(clients: Sequence[Quadratic], num_steps: int, mu: float = 0.0) -> float:
+    """Return where the mean update is zero.
+
+    With a proximal term the local optimum is `(a o + mu w) / (a + mu)` and the rate `1 - l (a + mu)`, so a
+    client moves by `q_k a_k / (a_k + mu) (o_k - w)`.
+    """
+    curvature = np.array([client.curvature for client in clients])
+    optimum = np.array([client.optimum for client in clients])
+    weight = np.array([client.weight for client in clients])
+    pull = weight * (1 - (1 - LEARNING_RATE * (curvature + mu)) ** num_steps) * curvature / (curvature + mu)
+    return float((pull * optimum).sum() / pull.sum())
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a strategy reaches from 0: with one local step, and with ten."""
+
+    name: str
+    one_step: float
+    ten_steps: float | None
+    parameters: dict[str, float] = field(default_factory=dict)
+    clients: tuple[Quadratic, ...] = UNLIKE
+    num_rounds: int = 150
+    tolerance: float = 1e-6
+
+    def build(self) -> Strategy:
+        if self.name.startswith("flower:"):
+            return UnpackedStrategy.of(FlowerStrategy(name=self.name, parameters=self.parameters))
+        return STRATEGIES[self.name](**self.parameters)
+
+
+# Six honest clients with one optimum and one that lies: what defends against liars ends at the honest optimum.
+ONE_LIES = (*[Quadratic(4, 2)] * 6, Quadratic(1, 100))
+FAIR = 4 ** (2 / 3)
+"""q-FedAvg with q = 1 stands still where `sum_k F_k F_k' = 0`, that is `(w + 3) / (2 - w) = 4^(2/3)`."""
+
+TABLE = (
+    Row("fedavg", 1.0, 0.4494),
+    Row("flower:FedAvg", 1.0, 0.4494),
+    Row("flower:FedAvgM", 1.0, 0.4494, {"server_momentum": 0.5}),
+    Row("flower:FedProx", 1.0, 0.4710, {"proximal_mu": 0.5}),
+    Row("flower:FedAdam", 1.0, 0.4494, {"eta": 0.1, "tau": 0.1}, num_rounds=300, tolerance=0.002),
+    Row("flower:FedYogi", 1.0, 0.4494, {"eta": 0.05, "tau": 0.1}, tolerance=0.002),
+    Row("flower:FedAdagrad", 1.0, 0.4494, {"eta": 0.5, "tau": 0.1}, tolerance=0.002),
+    # Of two values both the median and a mean without trimming are the mean.
+    Row("flower:FedMedian", 1.0, 0.4494),
+    Row("flower:FedTrimmedAvg", 1.0, 0.4494, {"beta": 0.2}),
+    Row("flower:QFedAvg", (2 * FAIR - 3) / (1 + FAIR), None, {"client_learning_rate": 0.05, "q": 1}),
+    Row("flower:Krum", 2.0, 2.0, {"num_malicious_nodes": 1}, ONE_LIES, 80),
+    Row("flower:MultiKrum", 2.0, 2.0, {"num_malicious_nodes": 1, "num_nodes_to_select": 3}, ONE_LIES, 80),
+    Row("flower:Bulyan", 2.0, 2.0, {"num_malicious_nodes": 1}, ONE_LIES, 80),
+)
+
+
+def test_the_table_has_every_strategy() -> None:
+    ours = {row.name for row in TABLE if not row.name.startswith("flower:")}
+    assert ours == set(STRATEGIES) - {"flower:<Class>"}
+    assert {row.name.partition(":")[2] for row in TABLE} - {""} == set(flower_classes())
+
+
+@pytest.mark.parametrize("row", TABLE, ids=lambda row: row.name)
+def test_with_one_local_step(row: Row) -> None:
+    last = course(row.build(), row.clients, 1, row.num_rounds)[-1]
+    assert last == pytest.approx(row.one_step, abs=max(row.tolerance, 1e-6))
+
+
+@pytest.mark.parametrize("row", [row for row in TABLE if row.ten_steps is not None], ids=lambda row: row.name)
+def test_with_ten_local_steps(row: Row) -> None:
+    last = course(row.build(), row.clients, 10, row.num_rounds)[-1]
+    assert row.ten_steps is not None
+    assert last == pytest.approx(row.ten_steps, abs=max(row.tolerance, 1e-4))
+
+
+def test_the_table_s_numbers_are_theory_s() -> None:
+    assert fixed_point(UNLIKE, 1) == pytest.approx(1.0)
+    assert fixed_point(UNLIKE, 10) == pytest.approx(0.4494, abs=5e-5)
+    assert fixed_point(UNLIKE, 10, mu=0.5) == pytest.approx(0.4710, abs=5e-5)
+    assert (2 * FAIR - 3) / (1 + FAIR) == pytest.approx(0.580, abs=6e-4)
+
+
+@pytest.mark.parametrize("name", ["fedavg", "flower:FedAvg"])
+def test_samples_weigh(name: str) -> None:
+    """Weights 3 and 1, one step: `(3 * 1 * -3 + 4 * 2) / (3 + 4) = -1/7`."""
+    clients = (Quadratic(1, -3, weight=3), Quadratic(4, 2, weight=1))
+    strategy = Row(name, 0, 0).build()
+    assert course(strategy, clients, 1, 200)[-1] == pytest.approx(-1 / 7, abs=1e-6)
+
+
+def test_proximal_without_mu_is_fedavg() -> None:
+    """Flower's FedProx says in its log that it is FedAvg then."""
+    proximal = UnpackedStrategy.of(FlowerStrategy(name="flower:FedProx", parameters={"proximal_mu": 0.0}))
+    assert proximal.plan(proximal.init({}), 1)[0].half.name == "plain"
+    plain = UnpackedStrategy.of(FlowerStrategy(name="flower:FedAvg"))
+    assert course(proximal, UNLIKE, 10, 20) == course(plain, UNLIKE, 10, 20)
+
+
+def replies_of(updates: Sequence[np.ndarray], weights: Sequence[float]) -> Replies:
+    total = sum((weight * update for weight, update in zip(weights, updates, strict=True)), np.zeros(updates[0].shape))
+    return Replies({"update": {"w": total}}, {"weight": float(sum(weights))}, len(updates))
+
+
+class TestFedAvg:
+    head = {"w": np.array([[1.0, -2.0, 3.0]], dtype=np.float32)}
+
+    def after(self, replies: Replies) -> np.ndarray:
+        outcome = FedAvg().aggregate(FedAvg().init(self.head), self.head, (replies,))
+        assert outcome.head["w"].dtype == np.float32
+        return np.asarray(outcome.head["w"])
+
+    def test_mean_of_equal_updates_is_that_update(self) -> None:
+        update = np.array([[0.25, 0.5, -1.0]])
+        after = self.after(replies_of([update] * 3, [5, 2, 9]))
+        np.testing.assert_array_equal(after, self.head["w"] + update.astype(np.float32))
+
+    @pytest.mark.parametrize("num_clients", [0, 3])
+    def test_nobody_with_samples_leaves_the_head(self, num_clients: int) -> None:
+        replies = Replies({"update": {"w": np.zeros((1, 3))}}, {"weight": 0.0}, num_clients)
+        np.testing.assert_array_equal(self.after(replies), self.head["w"])
+
+    def test_order_of_clients_matters_by_rounding_only(self) -> None:
+        random = np.random.default_rng(0)
+        updates, weights = list(random.standard_normal((50, 1, 3))), list(random.integers(1, 99, 50))
+        forward = self.after(replies_of(updates, weights))
+        backward = self.after(replies_of(updates[::-1], weights[::-1]))
+        np.testing.assert_allclose(forward, backward, rtol=1e-6)
+
+    def test_head_received_is_not_changed(self) -> None:
+        before = self.head["w"].copy()
+        self.after(replies_of([np.ones((1, 3))], [1]))
+        np.testing.assert_array_equal(self.head["w"], before)
