@@ -8,12 +8,13 @@ from pathlib import Path
 from fedgraft.files import replacing
 
 
-def accuracy_picture(metrics: Path, picture: Path, metric: str) -> None:
+def accuracy_picture(metrics: Path, picture: Path, metric: str, title: str) -> None:
     """Draw a metric over rounds, on the central test part and on the clients' validation parts."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
+    from matplotlib.ticker import MaxNLocator
 
     rows = [json.loads(line) for line in metrics.read_text().splitlines()]
     figure, axes = pyplot.subplots(figsize=(7, 4.2), layout="constrained")
@@ -24,7 +25,9 @@ def accuracy_picture(metrics: Path, picture: Path, metric: str) -> None:
         points = [(row["round"], row[metric]) for row in rows if row["group"] == group and metric in row]
         if points:
             axes.plot(*zip(*points, strict=True), label=label, color=colour, marker=".", linewidth=1.8)
+    axes.set_title(title)
     axes.set_xlabel("round")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylabel(metric.replace("_", " "))
     axes.grid(alpha=0.3)
     if axes.lines:

@@ -24,19 +24,19 @@ def write_results(course: Course) -> None:
     report("phase", name="results")
     save_tensors(path / "head.safetensors", course.head, {"schema": SCHEMA, "round": course.round_number})
     summary = summary_of(course)
-    _draw(course, summary["metric"])
+    _draw(course, summary["metric"], f"{summary['name']}: {summary['strategy']}, {summary['num_clients']:,} clients")
     write_text(path / "summary.txt", summary_text(summary))
     write_text(path / "summary.json", json.dumps(summary, indent=2) + "\n")
     report("finished", **{key: summary[key] for key in ("rounds", "bytes_down", "bytes_up")})
 
 
-def _draw(course: Course, metric: str) -> None:
+def _draw(course: Course, metric: str, title: str) -> None:
     """Draw the metric over rounds, and what each client had."""
     from fedgraft.data.summary import partition_picture
     from server.pictures import accuracy_picture
 
     path, part = course.directory.path, course.part
-    accuracy_picture(path / "metrics.jsonl", path / "accuracy.png", metric)
+    accuracy_picture(path / "metrics.jsonl", path / "accuracy.png", metric, title)
     workspace = open_workspace(part.data, part.seed, part.backbone, part.features)
     partition_picture(workspace.federation, path / "partition.png")
 
