@@ -103,7 +103,7 @@ def _squeezed(model: Any, x: Tensor) -> Tensor:
 
 def _tokens(model: Any, x: Tensor) -> Tensor:
     patches = model._process_input(x)
-    tokens = torch.cat([model.class_token.expand(len(patches), -1, -1), patches], dim=1)
+    tokens = torch.cat([model.class_token.expand(patches.shape[0], -1, -1), patches], dim=1)
     embedded: Tensor = model.encoder.dropout(tokens + model.encoder.pos_embedding)
     return embedded
 

@@ -1,0 +1,286 @@
+"""What a run's model says of a user's own files."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedgraft.data.image_files import stacked
+from fedgraft.data.images import SUFFIXES, decode
+from fedgraft.errors import DataError, ModelError, nearest
+from fedgraft.progress import report
+
+if TYPE_CHECKING:
+    from fedgraft.models.backbone import Backbone
+    from fedgraft.models.losses import Task
+    from fedgraft.runs import Run
+    from fedgraft.trained import Card, TrainedModel
+
+ARRAY_SUFFIXES = frozenset({".npy", ".npz"})
+ROWS_A_BATCH = 4096
+SHOWN = 10
+"""Files left out that are named; the others are counted."""
+
+Outputs = NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """What the model says of one picture, or of one row of an array file.
+
+    Attributes:
+        file: the picture, or the array file.
+        row_number: row of the array file, from 0; None for a picture.
+        task: what the model was trained for; decides which of the values below there are.
+        label_names: names of the outputs.
+        outputs: `(num_outputs,)` probabilities, or real numbers.
+        best: index of the class with the largest logit; None unless the task is `classes`.
+    """
+
+    file: Path
+    row_number: int | None
+    task: Task
+    label_names: tuple[str, ...]
+    outputs: Outputs
+    best: int | None = None
+
+    @property
+    def label(self) -> str | None:
+        """The most probable class; None for several labels and real numbers."""
+        return None if self.best is None else self.label_names[self.best]
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The class, or every label of a probability above 0.5; empty for real numbers."""
+        if self.best is not None:
+            return (self.label_names[self.best],)
+        return tuple(name for name, value in self.probabilities.items() if value > 0.5)
+
+    @property
+    def probability(self) -> float | None:
+        """The probability of `label`; None for several labels and real numbers."""
+        return None if self.best is None else float(self.outputs[self.best])
+
+    @property
+    def probabilities(self) -> dict[str, float]:
+        """Probability of every class or label, by name; empty for real numbers."""
+        return {} if self.task == "real" else self._by_name()
+
+    @property
+    def values(self) -> dict[str, float]:
+        """The predicted real numbers, by name; empty for classes and labels."""
+        return self._by_name() if self.task == "real" else {}
+
+    @property
+    def name(self) -> str:
+        """The file, with the row where it holds several."""
+        return str(self.file) if self.row_number is None else f"{self.file}[{self.row_number}]"
+
+    def row(self) -> tuple[str, str, str | None]:
+        """Return file, prediction and probability as a table shows them."""
+        if self.task == "real":
+            numbers = [f"{value:.5g}" for value in self.values.values()]
+            named = numbers if len(numbers) == 1 else [f"{a} {b}" for a, b in zip(self.values, numbers, strict=True)]
+            return self.name, ", ".join(named), None
+        chances = ", ".join(f"{self.probabilities[label]:.3f}" for label in self.labels)
+        return self.name, ", ".join(self.labels) or "none", chances or None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as JSON values; what the task doesn't have is left out."""
+        place: dict[str, Any] = {"file": str(self.file)} | ({} if self.row_number is None else {"row": self.row_number})
+        if self.task == "real":
+            return {**place, "values": self.values}
+        if self.task == "labels":
+            return {**place, "labels": list(self.labels), "probabilities": self.probabilities}
+        return {
+            **place,
+            "label": self.label,
+            "probability": self.probability,
+            "probabilities": self.probabilities,
+        }
+
+    def _by_name(self) -> dict[str, float]:
+        return dict(zip(self.label_names, self.outputs.tolist(), strict=True))
+
+
+@dataclass
+class _Faults:
+    """Files that can't be predicted, and why."""
+
+    reasons: dict[Path, str] = field(default_factory=dict)
+
+    def lines(self) -> list[str]:
+        lines = [f"{path}: {reason}" for path, reason in list(self.reasons.items())[:SHOWN]]
+        more = len(self.reasons) - SHOWN
+        return [*lines, f"and {more} more"] if more > 0 else lines
+
+
+def predict_files(run: Run, files: Sequence[str | Path]) -> list[Prediction]:
+    """Return what a run's model says of files, in their order; a folder stands for all files in it, sorted.
+
+    Pictures of any size and kind are read and prepared as those that the run was trained on. Runs with the
+    backbone `identity` take `.npy` files, or `.npz` files with an array `features`, of `(N, feature_dim)` or of
+    one row. A file that can't be read is told of as a `note` event, and the others are predicted all the same.
+
+    Raises:
+        DataError: not one file can be predicted.
+        StoreError, ModelError: the run has no model, see `fedgraft.trained.trained_model`.
+    """
+    images = run.scenario.backbone.name != "identity"
+    faults = _Faults()
+    found = list(_expanded(files, SUFFIXES if images else ARRAY_SUFFIXES, faults))
+    if found:
+        predict = _of_images if images else _of_rows
+        predictions = predict(run.model, found, run.scenario.features.batch_size, faults)
+    else:
+        predictions = []
+    if not predictions:
+        reasons = "".join(f"\n  {line}" for line in faults.lines())
+        raise DataError(f"not one file can be predicted:{reasons}" if reasons else "no files to predict; name some")
+    for line in faults.lines():
+        report("note", text=f"left out: {line}")
+    return predictions
+
+
+def _expanded(files: Iterable[str | Path], suffixes: frozenset[str], faults: _Faults) -> Iterable[Path]:
+    """Yield files, and for each folder the files with such suffixes in it and below, but not the hidden ones."""
+    for path in map(Path, files):
+        if path.is_dir():
+            inside = sorted(
+                entry
+                for entry in path.rglob("*")
+                if entry.suffix.lower() in suffixes
+                and not any(part.startswith(".") for part in entry.relative_to(path).parts)
+                and entry.is_file()
+            )
+            if not inside:
+                faults.reasons[path] = f"the folder holds no files of {', '.join(sorted(suffixes))}"
+            yield from inside
+        elif path.exists():
+            yield path
+        else:
+            siblings = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+            faults.reasons[path] = f"no such file{nearest(path.name, siblings)}"
+
+
+def _of_images(model: TrainedModel, files: Sequence[Path], batch_size: int, faults: _Faults) -> list[Prediction]:
+    """Predict pictures by the code that computes features: read by threads, resized as bytes, normalised."""
+    import torch
+
+    from fedgraft.features.preprocessing import normalised
+    from fedgraft.features.reading import batches
+
+    unreadable: dict[int, str] = {}
+
+    def read(indices: NDArray[np.int64]) -> Any:
+        return stacked([picture(index) for index in indices.tolist()])
+
+    def picture(index: int) -> NDArray[np.uint8]:
+        try:
+            return decode(files[index])
+        except Exception as error:  # what a damaged file raises differs by format and damage
+            unreadable[index] = _reason(files[index], error)
+            return np.zeros((1, 1, 3), dtype=np.uint8)  # keeps its place in the batch
+
+    backbone = cast("Backbone", model.backbone)
+    steps = backbone.info.preprocessing
+    predictions: list[Prediction] = []
+    # Warnings about odd EXIF or palettes are silenced around the threads: filters belong to the whole process.
+    with warnings.catch_warnings(), torch.inference_mode():
+        warnings.simplefilter("ignore")
+        for batch, pixels in batches(read, np.arange(len(files), dtype=np.int64), batch_size, steps):
+            outputs = model.outputs(backbone.features(normalised(pixels, steps)))
+            made = _predictions(model.card, [(files[index], None) for index in batch.tolist()], outputs)
+            predictions += [
+                prediction for index, prediction in zip(batch.tolist(), made, strict=True) if index not in unreadable
+            ]
+            if len(files) > batch_size:
+                report("progress", what="predictions", done=int(batch[-1]) + 1, total=len(files))
+    faults.reasons |= {files[index]: unreadable[index] for index in sorted(unreadable)}
+    return predictions
+
+
+def _of_rows(model: TrainedModel, files: Sequence[Path], batch_size: int, faults: _Faults) -> list[Prediction]:
+    """Predict the rows of array files."""
+    import torch
+
+    predictions: list[Prediction] = []
+    for path in files:
+        try:
+            rows = _rows(path, model.card.info.feature_dim)
+        except DataError as error:
+            faults.reasons[path] = str(error)
+            continue
+        for first in range(0, len(rows), ROWS_A_BATCH):
+            chunk = torch.from_numpy(rows[first : first + ROWS_A_BATCH])
+            with torch.inference_mode():
+                outputs = model(chunk)
+            predictions += _predictions(model.card, [(path, first + row) for row in range(len(chunk))], outputs)
+    return predictions
+
+
+def _predictions(card: Card, places: Sequence[tuple[Path, int | None]], outputs: dict[str, Any]) -> list[Prediction]:
+    values: Outputs = outputs[card.output_names[-1]].numpy()
+    if not np.isfinite(values).all():
+        row = int(np.flatnonzero(~np.isfinite(values).all(axis=1))[0])
+        raise ModelError(f"the model gives NaN or infinite outputs for {places[row][0]}; look at the run's metrics")
+    best = outputs["logits"].argmax(dim=1).tolist() if card.task == "classes" else [None] * len(places)
+    return [
+        Prediction(file, row, card.task, card.label_names, values[number], best[number])
+        for number, (file, row) in enumerate(places)
+    ]
+
+
+def _rows(path: Path, feature_dim: int) -> NDArray[np.float32]:
+    """Return the features of an array file, `(N, feature_dim)`.
+
+    Raises:
+        DataError: it holds something else.
+    """
+    if path.suffix.lower() not in ARRAY_SUFFIXES:
+        raise DataError(
+            "this run was trained on ready features (backbone identity); give .npy files, or .npz files with an "
+            f"array 'features', of (N, {feature_dim})"
+        )
+    try:
+        with path.open("rb") as file:
+            stored = np.load(file, allow_pickle=False)
+            if path.suffix.lower() == ".npz" and "features" not in stored.files:
+                raise DataError(f"it has no array 'features', but {', '.join(stored.files) or 'nothing'}")
+            values = np.asarray(stored["features"] if path.suffix.lower() == ".npz" else stored)
+    except DataError:
+        raise
+    except Exception as error:  # what a damaged file raises differs by damage
+        raise DataError(f"no file of plain arrays ({_first_line(error)}); write it with numpy.save") from error
+    values = values[None] if values.ndim == 1 else values
+    if values.ndim != 2 or values.shape[1] != feature_dim or values.dtype.kind not in "fiu":
+        raise DataError(f"it holds {values.dtype} of shape {values.shape}, expected numbers of (N, {feature_dim})")
+    with np.errstate(over="ignore"):
+        values = values.astype(np.float32)
+    bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
+    if len(bad):
+        raise DataError(f"{len(bad)} of {len(values)} rows have NaN, infinite or too large values, first row {bad[0]}")
+    if len(values) == 0:
+        raise DataError("it holds no rows")
+    return values
+
+
+def _reason(path: Path, error: Exception) -> str:
+    """Say why a picture can't be read."""
+    from PIL import UnidentifiedImageError
+
+    if path.suffix.lower() in ARRAY_SUFFIXES:
+        return "this run takes pictures, not arrays"
+    if isinstance(error, UnidentifiedImageError):
+        return "not an image, or damaged"
+    return (error.strerror if isinstance(error, OSError) else None) or _first_line(error)
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -1,0 +1,352 @@
+"""The trained model of a run: backbone and head as one torch module, from pictures to probabilities."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from numpy.typing import NDArray
+from pydantic import TypeAdapter
+from torch import Tensor, nn
+
+from fedgraft import __version__
+from fedgraft.errors import ModelError, StoreError, WireError
+from fedgraft.models import kept
+from fedgraft.models.backbone import Backbone, Identity, freeze
+from fedgraft.models.head_settings import HeadSettings
+from fedgraft.models.heads import as_tensors, forward, head_shapes
+from fedgraft.models.info import BackboneInfo
+from fedgraft.models.losses import Task, resolve_loss
+from fedgraft.models.registry import IDENTITY, describe, load
+from fedgraft.models.settings import BackboneSettings
+from fedgraft.models.weights import fill
+from fedgraft.wire.protocol import check_number
+
+if TYPE_CHECKING:
+    from fedgraft.runs import Run
+
+SCHEMA = 1
+"""Number of the layout of exported files."""
+
+PROBE_TOLERANCE = 1e-3
+"""Largest `max|a - b| / max|b|` between a model's outputs when it was exported and when it is loaded again."""
+
+_HEAD: TypeAdapter[HeadSettings] = TypeAdapter(HeadSettings)
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a trained model is, as plain values; it stands in every exported file.
+
+    Attributes:
+        name: of the scenario.
+        run_id: of the run that trained the head.
+        task: what the targets are.
+        loss: `softmax`, `sigmoid` or `squared`; it decides how outputs become probabilities.
+        label_names: of the outputs, in their order.
+        head: its kind and parameters.
+        backbone: the settings that build it; its weights are in the model, not there.
+        info: what the backbone is; `info.feature_dim` is the length of what the head takes.
+        release: of FedGraft, when the model was made.
+    """
+
+    name: str
+    run_id: str
+    task: Task
+    loss: str
+    label_names: tuple[str, ...]
+    head: HeadSettings
+    backbone: BackboneSettings
+    info: BackboneInfo
+    release: str = __version__
+
+    @property
+    def takes_images(self) -> bool:
+        """Whether the input is pictures; otherwise ready features."""
+        return self.backbone.name != "identity"
+
+    @property
+    def input_name(self) -> str:
+        """`images` or `features`."""
+        return "images" if self.takes_images else "features"
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one input: `(3, size, size)` or `(feature_dim,)`."""
+        size = self.info.preprocessing.input_size
+        return (3, size, size) if self.takes_images else (self.info.feature_dim,)
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """`values` for real numbers, otherwise `logits` and `probabilities`."""
+        return ("values",) if self.task == "real" else ("logits", "probabilities")
+
+    @property
+    def input_text(self) -> str:
+        """What a caller gives, in words."""
+        shape = ", ".join(["batch", *map(str, self.input_shape)])
+        what = f"{self.input_name}: float32 ({shape})"
+        if not self.takes_images:
+            return what
+        resized = f"resized with {self.info.preprocessing.interpolation} interpolation"
+        return f"{what}, RGB from 0 to 1, the whole picture {resized}; normalisation is inside"
+
+    def to_metadata(self) -> dict[str, str]:
+        """Return it as texts by name, as ONNX and safetensors carry them; lists and settings are JSON."""
+        steps = self.info.preprocessing
+        return {
+            "format": "fedgraft",
+            "schema": str(SCHEMA),
+            "fedgraft": self.release,
+            "name": self.name,
+            "run_id": self.run_id,
+            "task": self.task,
+            "loss": self.loss,
+            "label_names": json.dumps(self.label_names, ensure_ascii=False),
+            "input": self.input_text,
+            "input_size": str(steps.input_size),
+            "interpolation": steps.interpolation,
+            "head": self.head.model_dump_json(),
+            "backbone": self.backbone.model_dump_json(),
+            "backbone_info": json.dumps(self.info.as_json()),
+        }
+
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[str, str], origin: str) -> Card:
+        """Return the card that `to_metadata` wrote; `origin` names the file in errors.
+
+        Raises:
+            ModelError: it is no card, damaged, or of another release's layout.
+        """
+        if metadata.get("format") != "fedgraft":
+            raise ModelError(
+                f"{origin} holds no model that FedGraft exported; write one with: fedgraft export RUN --to FILE"
+            )
+        try:
+            check_number("schema", int(metadata["schema"]), SCHEMA, origin)
+            return cls(
+                name=metadata["name"],
+                run_id=metadata["run_id"],
+                task=TypeAdapter[Task](Task).validate_python(metadata["task"]),
+                loss=metadata["loss"],
+                label_names=tuple(json.loads(metadata["label_names"])),
+                head=_HEAD.validate_json(metadata["head"]),
+                backbone=BackboneSettings.model_validate_json(metadata["backbone"]),
+                info=BackboneInfo.from_json(json.loads(metadata["backbone_info"])),
+                release=metadata["fedgraft"],
+            )
+        except WireError as error:
+            raise ModelError(str(error)) from error
+        except (KeyError, TypeError, ValueError) as error:
+            raise ModelError(f"the description in {origin} is damaged: {error}; export the run again") from error
+
+
+class Head(nn.Module):
+    """A head as a module; its parameters have the names of its arrays."""
+
+    def __init__(self, settings: HeadSettings, arrays: Mapping[str, NDArray[Any]]) -> None:
+        super().__init__()
+        self.settings = settings
+        for name, value in as_tensors(arrays).items():
+            *folders, last = name.split(".")
+            place: nn.Module = self
+            for folder in folders:
+                if folder not in place._modules:
+                    place.add_module(folder, nn.Module())
+                place = place.get_submodule(folder)
+            place.register_parameter(last, nn.Parameter(value))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return outputs `(N, num_outputs)` of features `(N, feature_dim)`."""
+        return forward(self.settings, dict(self.named_parameters()), features)
+
+
+class TrainedModel(nn.Module):
+    """Backbone and head, frozen: a module from pictures (or ready features) to named outputs.
+
+    Attributes:
+        card: what it is: label names, task, input.
+        backbone: the frozen base, up to the cut.
+        head: what the federation trained.
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, card: Card, backbone: Backbone | Identity, head: Mapping[str, NDArray[Any]]) -> None:
+        super().__init__()
+        self.card = card
+        self.backbone = backbone
+        self.head = Head(card.head, head)
+        mean, std = (torch.tensor(value)[:, None, None] for value in _normalisation(card))
+        self.register_buffer("scale", 1 / std, persistent=False)
+        self.register_buffer("shift", -mean / std, persistent=False)
+        freeze(self)
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """Names of the outputs, in their order."""
+        return self.card.label_names
+
+    def forward(self, inputs: Tensor) -> dict[str, Tensor]:
+        """Return `logits` and `probabilities`, or `values` for real numbers, each `(N, num_outputs)`.
+
+        Args:
+            inputs: images `(N, 3, size, size)` float32, RGB from 0 to 1, or ready features `(N, feature_dim)`.
+        """
+        if self.card.takes_images:
+            inputs = inputs * self.scale + self.shift
+        return self.outputs(self.backbone(inputs))
+
+    def outputs(self, features: Tensor) -> dict[str, Tensor]:
+        """Return what `forward` does, for features `(N, feature_dim)` of the backbone."""
+        logits = self.head(features)
+        if self.card.task == "real":
+            return {"values": logits}
+        return {"logits": logits, "probabilities": probabilities(logits, self.card.loss)}
+
+    def probe(self) -> Tensor:
+        """Return the outputs for one fixed input, `(num_outputs,)`: they tell whether a rebuilt model is the same."""
+        ramp = torch.linspace(0, 1, torch.Size(self.card.input_shape).numel()).reshape(1, *self.card.input_shape)
+        with torch.inference_mode():
+            outputs = self.forward(ramp)
+        return outputs[self.card.output_names[0]][0].clone()
+
+
+def probabilities(logits: Tensor, loss: str) -> Tensor:
+    """Return probabilities `(N, num_outputs)` of a head's outputs, as the loss that trained it means them.
+
+    Softmax: they sum to 1. Sigmoid: each for itself. Squared: a regression on zeros and ones estimates the
+    probability itself, but not inside its bounds; it is cut off there.
+    """
+    if loss == "softmax":
+        return logits.softmax(dim=1)
+    return logits.sigmoid() if loss == "sigmoid" else logits.clamp(0, 1)
+
+
+def trained_model(run: Run) -> TrainedModel:
+    """Return the trained model of a finished run, with the very weights that it was trained on.
+
+    Raises:
+        StoreError: the run is not finished or its files don't fit together.
+        ModelError: the backbone can't be had, or has other weights than it had then.
+    """
+    summary, scenario, arrays = run.summary, run.scenario, run.head
+    backbone = _backbone(scenario.backbone, summary.get("weights_digest"), run.directory)
+    task: Task = summary["task"]
+    labels = tuple(summary["label_names"])
+    first = next((value for name, value in sorted(arrays.items()) if name.endswith("weight")), None)
+    feature_dim = backbone.info.feature_dim or (first.shape[1] if first is not None and first.ndim == 2 else 0)
+    expected = head_shapes(scenario.head, feature_dim, len(labels))
+    came = {name: value.shape for name, value in arrays.items()}
+    if came != expected:
+        raise StoreError(
+            f"{run.directory / 'head.safetensors'} holds {came}; the run's scenario and backbone need {expected}; "
+            "it is another run's head, or damaged"
+        )
+    card = Card(
+        name=scenario.name,
+        run_id=str(run.facts["run_id"]),
+        task=task,
+        loss=resolve_loss(scenario.loss, task).name,
+        label_names=labels,
+        head=scenario.head,
+        backbone=scenario.backbone.model_copy(update={"weights": "random"}),  # no path of this machine goes along
+        info=replace(backbone.info, feature_dim=feature_dim),
+    )
+    return TrainedModel(card, backbone, arrays)
+
+
+def save_safetensors(model: TrainedModel, path: Path) -> None:
+    """Write a model's tensors, `backbone.*` up to the cut and `head.*`, and all that rebuilds it."""
+    from safetensors.torch import save_file
+
+    tensors = {f"backbone.{name}": value for name, value in _part(model.backbone).state_dict().items()}
+    tensors |= {f"head.{name}": value for name, value in model.head.state_dict().items()}
+    plain = {name: value.detach().clone(memory_format=torch.contiguous_format) for name, value in tensors.items()}
+    metadata = {**model.card.to_metadata(), "probe": json.dumps(model.probe().tolist())}
+    save_file(plain, str(path), metadata)
+
+
+def load_safetensors(path: str | Path) -> TrainedModel:
+    """Return the model in an exported file; needs neither the run nor a network, but the backbone's library.
+
+    Raises:
+        ModelError: no such file, damaged, no export of FedGraft, or a library that builds another model now.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"can't read {path}: {error}; export the run again") from error
+    card = Card.from_metadata(metadata, str(path))
+    if card.takes_images:
+        backbone = load(card.backbone)
+        fill(_part(backbone), _below(tensors, "backbone."), origin=str(path))
+        backbone.info = card.info
+    else:
+        backbone = Identity(card.info)
+    head = {name: value.numpy() for name, value in _below(tensors, "head.").items()}
+    expected = head_shapes(card.head, card.info.feature_dim, len(card.label_names))
+    if {name: value.shape for name, value in head.items()} != expected:
+        raise ModelError(f"the head in {path} doesn't fit its description; export the run again")
+    model = TrainedModel(card, backbone, head)
+    _check_probe(model, torch.tensor(json.loads(metadata.get("probe", "[]"))), path)
+    return model
+
+
+def relative_difference(came: Tensor, wanted: Tensor) -> float:
+    """Return `max|came - wanted| / max|wanted|`; infinite where shapes differ or a value is not finite."""
+    if came.shape != wanted.shape:
+        return float("inf")
+    largest = (came.double() - wanted.double()).abs().max() / wanted.double().abs().max().clamp_min(1e-30)
+    return float(largest.nan_to_num(float("inf")))
+
+
+def _check_probe(model: TrainedModel, wanted: Tensor, path: str | Path) -> None:
+    difference = relative_difference(model.probe(), wanted)
+    if difference > PROBE_TOLERANCE:
+        then, now = model.card.info.library, describe(model.card.backbone).library
+        raise ModelError(
+            f"the model rebuilt from {path} gives other outputs than when it was exported (by {difference:.1e}); "
+            f"its backbone was built by {then or 'FedGraft'} then, by {now or 'FedGraft'} here: install that version"
+        )
+
+
+def _backbone(settings: BackboneSettings, digest: str | None, directory: Path) -> Backbone | Identity:
+    """Return the backbone with the weights of a digest: this machine's own, or those that came over the wire."""
+    came = None
+    try:
+        came = describe(settings).weights_digest
+        if digest is None or came == digest:
+            return load(settings)
+    except ModelError:
+        if digest not in kept.digests():
+            raise
+    if digest is not None and digest in kept.digests():
+        return load(settings, kept.load(digest))
+    raise ModelError(
+        f"the run in {directory} was trained on {settings.name} with weights {str(digest)[:12]}, but "
+        f"`weights: {settings.weights}` gives {str(came)[:12]} here; put the weights of the run back"
+    )
+
+
+def _part(backbone: Backbone | Identity) -> nn.Module:
+    """Return the module that holds what lies before the cut, under the full names."""
+    return backbone.prefix(backbone.info.cut)
+
+
+def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _normalisation(card: Card) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    steps = card.info.preprocessing
+    return (steps.mean, steps.std) if card.info.name != IDENTITY.name else ((0.0,), (1.0,))
