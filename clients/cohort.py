@@ -51,10 +51,10 @@ class SumReply:
         if num_samples == 0:
             return
         update = {name: (result.parameters[name] - value).double().numpy() for name, value in head.items()}
-        for name in self.sums:
+        for name in self.totals:
             for part, value in SUMS[name](update, num_samples).items():
                 self.totals[name][part] += value
-        for name in self.scalars:
+        for name in self.numbers:
             self.numbers[name] += SCALARS[name](result, num_samples)
 
     def groups(self) -> dict[str, dict[str, NDArray[Any]]]:
