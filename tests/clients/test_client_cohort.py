@@ -50,6 +50,14 @@ def test_only_what_is_asked_for_is_carried() -> None:
     assert (reply.groups(), reply.numbers) == ({}, {"steps": 4})
 
 
+def test_what_is_asked_for_twice_is_added_once() -> None:
+    reply = SumReply(("update", "update"), ("weight", "weight"))
+    reply.start(HEAD)
+    reply.add(HEAD, trained(1.0, 4), 2)
+    assert reply.groups()["update"]["bias"].tolist() == [2, 2]
+    assert reply.numbers == {"weight": 2}
+
+
 def test_a_cohort_of_empty_clients_adds_zeros() -> None:
     reply = SumReply(("update",), ("weight",))
     reply.start(HEAD)

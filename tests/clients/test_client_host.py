@@ -17,6 +17,8 @@ from torch import nn
 from clients.host import forget_hosts
 from fedgraft.data.federation import Federation, build_federation
 from fedgraft.errors import FedGraftError, ModelError, TrainingError, WireError
+from fedgraft.metrics import metric_shapes
+from fedgraft.models.heads import initial_head
 from fedgraft.models.weights import weights_digest
 from fedgraft.randomness import name_key
 from fedgraft.wire.protocol import code_digest
@@ -130,6 +132,40 @@ def test_the_reply_to_train_speaks_of_the_head_that_came() -> None:
         assert np.array_equal(evaluated["metrics"][name], metrics[name])
     for name in ("index", "num_validation", "validation_loss", "validation_score"):
         assert np.array_equal(evaluated["clients"][name], clients[name])
+
+
+@pytest.mark.parametrize(
+    ("task", "loss", "num_outputs"),
+    [
+        ("labels", "auto", 3),
+        ("labels", "squared", 3),
+        ("real", "auto", 2),
+        ("classes", "sigmoid", 3),
+        ("classes", "squared", 3),
+    ],
+)
+@pytest.mark.parametrize("head", ["linear", "cosine", {"name": "mlp", "hidden": [5]}], ids=["linear", "cosine", "mlp"])
+def test_every_kind_of_targets_and_head(task: Any, loss: str, num_outputs: int, head: Any) -> None:
+    source = {"name": "synthetic", "task": task, "num_samples": 40, "num_classes": 3, "num_targets": 2}
+    data = {"source": {**source, "num_features": 8}, "partition": {"name": "iid", "clients": 3}}
+    site = Site(data=data, loss=loss, head=head)
+    body, clients = describe(site)
+    assert (body.task, len(body.label_names)) == (task, num_outputs)
+    start = initial_head(site.scenario.head, body.feature_dim, num_outputs, seed=1)
+    groups = {"head": start, "clients": naming(0, 1, 2)}
+    _, reply = site.ask(request(), groups)
+    assert {name: value.shape for name, value in reply["update"].items()} == {
+        name: value.shape for name, value in start.items()
+    }
+    assert any(value.any() for value in reply["update"].values())
+    shapes = metric_shapes(task, num_outputs)
+    assert {name: value.shape for name, value in reply["metrics"].items() if not name.startswith("train_")} == shapes
+    assert reply["metrics"]["count"] == clients["num_validation"].sum()
+    moved = {name: value + reply["update"][name] / clients["num_train"].sum() for name, value in start.items()}
+    _, after = site.ask(evaluation(), groups | {"head": {n: v.astype(np.float32) for n, v in moved.items()}})
+    np.testing.assert_allclose(
+        after["clients"]["validation_loss"] @ after["clients"]["num_validation"], after["metrics"]["loss"], rtol=1e-6
+    )
 
 
 def test_what_is_not_asked_for_is_not_sent() -> None:
