@@ -60,13 +60,18 @@ def run(
     """
     resolved = resolve(scenario, overrides, runtime)
     quieten(verbose)
+    check_strategy(resolved)
     with listening(on_event) if on_event else contextlib.nullcontext():
         directory, resuming = _directory(resolved, out, resume)
         done = Run(directory)
         if resuming and done.finished:
             report("note", text=f"the run in {directory} is finished already")
             return done
-        prepared = prepare(resolved)
+        try:
+            prepared = prepare(resolved)
+        except BaseException:
+            _remove_if_empty(directory)
+            raise
         facts = RunFacts(
             run_id=str(done.facts["run_id"]) if resuming else str(uuid.uuid4()),
             directory=str(directory),
@@ -108,6 +113,20 @@ def resolve(scenario: str | Path | Scenario, overrides: Sequence[str] = (), runt
     return load_scenario(scenario, overrides)
 
 
+def check_strategy(scenario: Scenario) -> None:
+    """Refuse one of Flower's strategies that it does not have, or parameters that it does not take.
+
+    Raises:
+        ScenarioError: says what there is.
+    """
+    from strategies.flower import FlowerStrategy
+
+    if isinstance(scenario.strategy, FlowerStrategy):
+        from server.flower_strategy import UnpackedStrategy
+
+        UnpackedStrategy.of(scenario.strategy)
+
+
 def num_hosts(scenario: Scenario) -> int:
     """Return how many processes speak for the clients: at most one a shard, by default at most one a core."""
     if scenario.runtime.name == "inline":
@@ -127,6 +146,7 @@ def prepare(scenario: Scenario) -> dict[str, float]:
     started = time.perf_counter()
     report("phase", name="data")
     workspace = open_workspace(scenario.data, scenario.seed, scenario.backbone, scenario.features)
+    scenario.server.check_cohort(workspace.federation.num_clients, scenario.name)
     for note in workspace.federation.notes:
         report("note", text=note)
     report("partition", federation=workspace.federation)
@@ -220,6 +240,14 @@ def _directory(scenario: Scenario, out: str | Path | None, resume: bool) -> tupl
     write_text(probe, "")
     probe.unlink()
     return path, False
+
+
+def _remove_if_empty(directory: Path) -> None:
+    """Leave no empty folder behind when a run could not begin."""
+    with contextlib.suppress(OSError):
+        directory.rmdir()
+        if directory.parent.name == "runs":
+            directory.parent.rmdir()
 
 
 def _newest_unfinished(parent: Path, scenario: Scenario) -> Path:

@@ -129,7 +129,9 @@ def check(scenario: ScenarioArgument, overrides: SetOption = [], as_json: JsonOp
 
     resolved = api.resolve(scenario, overrides)
     api.quieten(verbose=False)
+    api.check_strategy(resolved)
     federation = build_federation(resolved.data, resolved.seed)
+    resolved.server.check_cohort(federation.num_clients, resolved.name)
     backbone = describe(resolved.backbone)
     feature_dim = backbone.feature_dim or federation.samples.features().shape[1]
     if as_json:

@@ -12,7 +12,6 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord
 from flwr.serverapp import Grid
 
-from fedgraft.errors import Fault, ScenarioError
 from fedgraft.evaluation import Objective
 from fedgraft.metrics import Sums, summarise
 from fedgraft.models.heads import initial_head
@@ -100,7 +99,7 @@ def _begin(
     counters.spend("libraries", time.perf_counter() - started)
     report("phase", name="hosts")
     roster = call_the_roll(grid, run_id, submission.run.num_hosts, part.shards, counters, timeout)
-    _check_cohort(part, roster)
+    part.server.check_cohort(len(roster.names), part.name)
     info = describe(part.backbone)
     num_sent = distribute(grid, roster, part.backbone, info, run_id, counters, timeout)
     if num_sent:
@@ -138,13 +137,6 @@ def _strategy(strategy: Strategy) -> Strategy:
 
 def _num_outputs(roster: Roster) -> int:
     return len(roster.label_names)
-
-
-def _check_cohort(part: ServerPart, roster: Roster) -> None:
-    wanted = part.server.clients_per_round
-    if wanted is not None and wanted > len(roster.names):
-        text = f"came {wanted}, but the federation has {len(roster.names)} clients; lower it, or set null for all"
-        raise ScenarioError(part.name, [Fault("server.clients_per_round", text)])
 
 
 def _central(part: ServerPart, objective: Objective, counters: Counters, threads: int) -> CentralTest | None:

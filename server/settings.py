@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
 
 from fedgraft.data.settings import DataSettings
+from fedgraft.errors import Fault, ScenarioError
 from fedgraft.features.settings import FeatureSettings
 from fedgraft.models.head_settings import HeadSettings
 from fedgraft.models.loss_settings import LossSettings
@@ -37,6 +38,17 @@ class ServerSettings(Settings):
                 f"came {self.clients_fraction} beside clients_per_round {self.clients_per_round}; keep one of the two",
             )
         return self
+
+    def check_cohort(self, num_clients: int, scenario: str) -> None:
+        """Refuse a cohort that the federation can't fill.
+
+        Raises:
+            ScenarioError: more clients a round than there are.
+        """
+        wanted = self.clients_per_round
+        if wanted is not None and wanted > num_clients:
+            text = f"came {wanted}, but the federation has {num_clients} clients; lower it, or set null for all"
+            raise ScenarioError(scenario, [Fault("server.clients_per_round", text)])
 
 
 class EvaluationSettings(Settings):
