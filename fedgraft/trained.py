@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from numpy.typing import NDArray
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from fedgraft import __version__
@@ -23,7 +23,8 @@ from fedgraft.models.info import BackboneInfo
 from fedgraft.models.losses import Task, resolve_loss
 from fedgraft.models.registry import IDENTITY, describe, load
 from fedgraft.models.settings import BackboneSettings
-from fedgraft.models.weights import fill
+from fedgraft.models.weights import fill, state_arrays
+from fedgraft.tensor_files import read_tensors, save_tensors
 from fedgraft.wire.protocol import check_number
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ class Card:
         return f"{what}, RGB from 0 to 1, the whole picture {resized}; normalisation is inside"
 
     def to_metadata(self) -> dict[str, str]:
-        """Return it as texts by name, as ONNX and safetensors carry them; lists and settings are JSON."""
+        """Return it as texts by name, which every kind of file can carry; lists and settings are JSON."""
         steps = self.info.preprocessing
         return {
             "format": "fedgraft",
@@ -116,7 +117,7 @@ class Card:
         }
 
     @classmethod
-    def from_metadata(cls, metadata: Mapping[str, str], origin: str) -> Card:
+    def from_metadata(cls, metadata: Mapping[str, Any], origin: str) -> Card:
         """Return the card that `to_metadata` wrote; `origin` names the file in errors.
 
         Raises:
@@ -142,7 +143,8 @@ class Card:
         except WireError as error:
             raise ModelError(str(error)) from error
         except (KeyError, TypeError, ValueError) as error:
-            raise ModelError(f"the description in {origin} is damaged: {error}; export the run again") from error
+            reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else repr(error)
+            raise ModelError(f"the description in {origin} is damaged: {reason}; export the run again") from error
 
 
 class Head(nn.Module):
@@ -262,43 +264,37 @@ def trained_model(run: Run) -> TrainedModel:
 
 
 def save_safetensors(model: TrainedModel, path: Path) -> None:
-    """Write a model's tensors, `backbone.*` up to the cut and `head.*`, and all that rebuilds it."""
-    from safetensors.torch import save_file
+    """Write a model's tensors, `backbone.*` up to the cut and `head.*`, and all that rebuilds it.
 
-    tensors = {f"backbone.{name}": value for name, value in _part(model.backbone).state_dict().items()}
-    tensors |= {f"head.{name}": value for name, value in model.head.state_dict().items()}
-    plain = {name: value.detach().clone(memory_format=torch.contiguous_format) for name, value in tensors.items()}
-    metadata = {**model.card.to_metadata(), "probe": json.dumps(model.probe().tolist())}
-    save_file(plain, str(path), metadata)
+    Raises:
+        StoreError: the folder can't be written or the disk is full.
+    """
+    arrays = {f"backbone.{name}": value for name, value in state_arrays(_part(model.backbone)).items()}
+    arrays |= {f"head.{name}": value for name, value in state_arrays(model.head).items()}
+    save_tensors(path, arrays, {**model.card.to_metadata(), "probe": model.probe().tolist()})
 
 
 def load_safetensors(path: str | Path) -> TrainedModel:
     """Return the model in an exported file; needs neither the run nor a network, but the backbone's library.
 
     Raises:
-        ModelError: no such file, damaged, no export of FedGraft, or a library that builds another model now.
+        StoreError: no such file, damaged, or none of FedGraft's.
+        ModelError: no exported model, or a library that builds another model now.
     """
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
-    except (SafetensorError, OSError) as error:
-        raise ModelError(f"can't read {path}: {error}; export the run again") from error
-    card = Card.from_metadata(metadata, str(path))
+    arrays, facts = read_tensors(Path(path))
+    card = Card.from_metadata(facts, str(path))
+    backbone: Backbone | Identity = Identity(card.info)
     if card.takes_images:
         backbone = load(card.backbone)
-        fill(_part(backbone), _below(tensors, "backbone."), origin=str(path))
+        tensors = {name: torch.from_numpy(value) for name, value in _below(arrays, "backbone.").items()}
+        fill(_part(backbone), tensors, origin=str(path))
         backbone.info = card.info
-    else:
-        backbone = Identity(card.info)
-    head = {name: value.numpy() for name, value in _below(tensors, "head.").items()}
+    head = _below(arrays, "head.")
     expected = head_shapes(card.head, card.info.feature_dim, len(card.label_names))
     if {name: value.shape for name, value in head.items()} != expected:
         raise ModelError(f"the head in {path} doesn't fit its description; export the run again")
     model = TrainedModel(card, backbone, head)
-    _check_probe(model, torch.tensor(json.loads(metadata.get("probe", "[]"))), path)
+    _check_probe(model, torch.tensor(facts.get("probe", [])), path)
     return model
 
 
@@ -343,8 +339,8 @@ def _part(backbone: Backbone | Identity) -> nn.Module:
     return backbone.prefix(backbone.info.cut)
 
 
-def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+def _below(arrays: Mapping[str, NDArray[Any]], prefix: str) -> dict[str, NDArray[Any]]:
+    return {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
 
 
 def _normalisation(card: Card) -> tuple[tuple[float, ...], tuple[float, ...]]:
