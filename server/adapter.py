@@ -20,8 +20,9 @@ from fedgraft.errors import WireError
 from fedgraft.evaluation import Objective
 from fedgraft.metrics import Sums, add_sums, metric_shapes, summarise
 from fedgraft.randomness import key, orders
-from fedgraft.wire.records import Arrays, expect, pack, unpack
+from fedgraft.wire.records import Arrays, expect, pack
 from fedgraft.wire.requests import EvaluateReply, EvaluateRequest, HalfSettings, TrainReply, TrainRequest
+from server.replies import unpacked_replies
 from server.roster import Call, Roster
 from server.settings import EvaluationSettings, ServerSettings
 from strategies.base import Replies, Request, Strategy
@@ -156,22 +157,20 @@ class PackedStrategy(FlwrStrategy):
 
     def _combine(self, round_number: int, request: Request, replies: Sequence[Message]) -> tuple[Replies, RoundRecord]:
         """Check the replies of one exchange and add them, in shard order, in float64."""
-        if len(replies) != len(self._calls):
-            raise WireError(f"{len(replies)} replies came to {len(self._calls)} messages of round {round_number}")
+        unpacked = unpacked_replies(self._calls, round_number, replies, TrainReply)
         shapes = {name: tuple(value.shape) for name, value in self.head.items()}
         stacked = self.strategy.reply == "stack"
         sums: dict[str, list[Arrays]] = {name: [] for name in request.sums}
         scalars = dict.fromkeys(request.scalars, 0.0)
         stacks, weights, groups_of_calls = [], [], []
-        for call, reply in zip(self._calls, replies, strict=True):
+        for call, (body, groups) in zip(self._calls, unpacked, strict=True):
             what = f"reply to train, shard {call.shard}"
-            body, groups = unpack(reply.content, TrainReply, what)
-            if (body.round_number, body.shard) != (round_number, call.shard):
-                raise WireError(f"{what} is for round {body.round_number}, shard {body.shard}; a stale reply")
             groups_of_calls.append(groups)
             if stacked:
                 expect(groups.get("stack"), {n: (len(call.clients), *s) for n, s in shapes.items()}, what)
                 expect(groups.get("weights"), {"weight": (len(call.clients),)}, what)
+                if "train_loss" not in groups.get("clients", {}):
+                    raise WireError(f"{what} lacks clients.train_loss")
                 stacks.append(groups["stack"])
                 weights.append(groups["weights"]["weight"])
                 continue
@@ -209,19 +208,20 @@ class PackedStrategy(FlwrStrategy):
         record = RoundRecord(clients[order])
         shapes = metric_shapes(self.objective.task, self.objective.num_outputs)
         metrics = []
+        count = loss = 0.0
         for call, groups in zip(self._calls, groups_of_calls, strict=True):
             sums = dict(groups.get("metrics", {}))
-            sums.pop("train_loss", None), sums.pop("train_count", None)
+            trained: Arrays = {name: sums.pop(name) for name in ("train_loss", "train_count") if name in sums}
+            if trained:
+                expect(trained, {"train_loss": (), "train_count": ()}, f"metrics of shard {call.shard}")
+                loss, count = loss + float(trained["train_loss"]), count + float(trained["train_count"])
             if sums:
                 expect(sums, shapes, f"metrics of shard {call.shard}")
                 metrics.append(sums)
-            for name, value in groups.get("clients", {}).items():
-                expect({name: value}, {name: (len(call.clients),)}, f"per-client metrics of shard {call.shard}")
+        if metrics and len(metrics) < len(self._calls):
+            raise WireError(f"only {len(metrics)} of {len(self._calls)} replies carry validation metrics")
         record.metrics = add_sums(list(metrics)) if metrics else {}
-        counts = sum(float(groups.get("metrics", {}).get("train_count", 0)) for groups in groups_of_calls)
-        if counts:
-            total = sum(float(groups["metrics"]["train_loss"]) for groups in groups_of_calls)
-            record.train_loss = total / counts
+        record.train_loss = loss / count if count else None
         if all("clients" in groups for groups in groups_of_calls):
             record.per_client = {
                 name: self._column(groups_of_calls, name, order)
@@ -255,14 +255,11 @@ class PackedStrategy(FlwrStrategy):
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Return the metrics over all clients' validation parts; None without replies."""
-        groups_of_calls = []
-        for call, reply in zip(self._calls, replies, strict=False):
-            body, groups = unpack(reply.content, EvaluateReply, f"reply to evaluate, shard {call.shard}")
-            if (body.round_number, body.shard) != (server_round, call.shard):
-                raise WireError(f"a reply to evaluate is for round {body.round_number}, shard {body.shard}")
-            groups_of_calls.append(groups)
-        if not groups_of_calls:
+        replies = list(replies)
+        if not replies:
             return None
+        unpacked = unpacked_replies(self._calls, server_round, replies, EvaluateReply)
+        groups_of_calls = [groups for _, groups in unpacked]
         clients = np.concatenate([call.clients for call in self._calls])
         self.record = self._recorded(groups_of_calls, clients, np.argsort(clients))
         return MetricRecord(dict(summarise(self.record.metrics, self.objective.task)))

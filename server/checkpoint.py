@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from fedgraft.errors import StoreError
+from fedgraft.progress import report
 from fedgraft.tensor_files import read_tensors, save_tensors
 from fedgraft.wire.protocol import SCHEMA
 
@@ -47,7 +51,11 @@ class Checkpoint:
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint whole, then remove all but the last `KEPT`."""
+    """Write a checkpoint whole, then remove all but the last `KEPT`.
+
+    Raises:
+        StoreError: the disk is full, or the folder can't be written.
+    """
     arrays = {f"head/{name}": value for name, value in checkpoint.head.items()}
     arrays |= {f"state/{name}": value for name, value in checkpoint.state.items()}
     facts = {
@@ -56,13 +64,14 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
         "counters": asdict(checkpoint.counters),
         "sizes": dict(checkpoint.sizes),
     }
+    facts["digest"] = _digest(arrays, facts)
     save_tensors(folder / f"round-{checkpoint.round_number:06d}.safetensors", arrays, facts)
     for old in sorted(folder.glob("round-*.safetensors"))[:-KEPT]:
         old.unlink()
 
 
 def last_checkpoint(folder: Path) -> Checkpoint | None:
-    """Return the newest checkpoint that can be read, or None if there is none.
+    """Return the newest checkpoint that is whole, or None if there is none; say which ones are damaged.
 
     Raises:
         StoreError: another release wrote it.
@@ -71,19 +80,32 @@ def last_checkpoint(folder: Path) -> Checkpoint | None:
         checkpoint = _read(path)
         if checkpoint is not None:
             return checkpoint
+        report("note", text=f"checkpoint {path.name} is damaged; the one before it is taken")
     return None
 
 
+def _digest(arrays: Arrays, facts: Mapping[str, Any]) -> str:
+    """Return sha256 over all that a checkpoint holds: safetensors files have no checksum of their own."""
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+    for name, value in sorted(arrays.items()):
+        digest.update(json.dumps([name, value.dtype.str, value.shape]).encode())
+        digest.update(np.asarray(value, order="C").tobytes())
+    return digest.hexdigest()
+
+
 def _read(path: Path) -> Checkpoint | None:
+    """Return a checkpoint, or None if it is not whole."""
     try:
         arrays, facts = read_tensors(path)
-    except StoreError:  # damaged: the one before it serves
+    except StoreError:
         return None
     if facts.get("schema") != SCHEMA:
         raise StoreError(
             f"checkpoint {path} has schema {facts.get('schema')}, this release knows {SCHEMA}; "
             "resume with the release that wrote it, or start a new run"
         )
+    if facts.pop("digest", None) != _digest(arrays, facts):
+        return None
     groups: dict[str, dict[str, NDArray[Any]]] = {"head": {}, "state": {}}
     for name, value in arrays.items():
         group, _, rest = name.partition("/")

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from flwr.app import Message
 from flwr.serverapp import Grid
 
-from fedgraft.errors import FedGraftError
+from fedgraft.errors import FedGraftError, listed
 from fedgraft.wire.records import record_bytes
 from server.checkpoint import Counters
 
@@ -38,8 +38,11 @@ def exchange(
             replies[reply.metadata.reply_to_message_id] = reply
         waiting -= set(replies)
         if waiting and time.perf_counter() - started > timeout_seconds:
+            pairs = zip(identifiers, messages, strict=True)
+            silent = sorted({message.metadata.dst_node_id for identifier, message in pairs if identifier in waiting})
             raise HostError(
-                f"{len(waiting)} of {len(messages)} hosts did not answer '{phase}' within {timeout_seconds:g} s; "
+                f"{len(waiting)} of {len(messages)} messages '{phase}' were not answered within "
+                f"{timeout_seconds:g} s, by the hosts {listed(map(str, silent))}; "
                 "raise server.timeout_seconds if they are only slow"
             )
         if waiting:

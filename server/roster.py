@@ -140,10 +140,16 @@ def _client_table(node: int, arrays: Any) -> Table:
     what = f"clients of host {node}"
     if not arrays or "names" not in arrays or arrays["names"].dtype != np.uint8:
         raise WireError(f"{what}: names are missing")
-    text = arrays["names"].tobytes().decode()
+    try:
+        text = arrays["names"].tobytes().decode()
+    except UnicodeDecodeError as error:
+        raise WireError(f"{what}: names are not UTF-8: {error}") from error
     names = text.split("\n") if text else []
     shapes = {"names": arrays["names"].shape, "num_train": (len(names),), "num_validation": (len(names),)}
     expect(arrays, shapes, what)
+    for column in ("num_train", "num_validation"):
+        if arrays[column].dtype.kind not in "iu" or (arrays[column] < 0).any():
+            raise WireError(f"{what}: {column} must be whole numbers from 0")
     return names, arrays["num_train"].astype(np.int64), arrays["num_validation"].astype(np.int64)
 
 
@@ -157,7 +163,7 @@ def _check_code(node: int, description: Description) -> None:
 
 
 def _check_agreement(descriptions: dict[int, Description]) -> None:
-    for what in ("task", "label_names"):
+    for what in ("task", "label_names", "feature_dim"):
         values = {getattr(description, what) for description in descriptions.values()}
         if len(values) > 1:
             raise WireError(f"hosts disagree about {what}: {listed(str(value) for value in sorted(values))}")

@@ -106,9 +106,7 @@ class RunDirectory:
             with (self.path / name).open("a", encoding="utf-8") as file:
                 file.write(text)
         except OSError as error:
-            raise StoreError(
-                f"can't write {self.path / name}: {error.strerror}; free space, then go on with --resume"
-            ) from error
+            raise _unwritable(self.path / name, error) from error
 
     def row(self, round_number: int, group: str, values: Mapping[str, Any]) -> None:
         """Append a row to `metrics.jsonl`."""
@@ -152,15 +150,36 @@ class RunDirectory:
         """Return the lengths of the growing files, flushed to disk; a checkpoint names them."""
         lengths = {}
         for name in ("metrics.jsonl", "client_metrics.csv"):
-            with (self.path / name).open("rb") as file:
-                os.fsync(file.fileno())
-                lengths[name] = file.seek(0, os.SEEK_END)
+            try:
+                with (self.path / name).open("rb") as file:
+                    os.fsync(file.fileno())
+                    lengths[name] = file.seek(0, os.SEEK_END)
+            except OSError as error:
+                raise _unwritable(self.path / name, error) from error
         return lengths
 
     def truncate(self, sizes: Mapping[str, int]) -> None:
-        """Cut the growing files back to what a checkpoint saw; the rounds after it are run again."""
+        """Cut the growing files back to what a checkpoint saw; the rounds after it are run again.
+
+        Raises:
+            StoreError: a file has lost rows that the checkpoint saw.
+        """
         for name, length in sizes.items():
-            os.truncate(self.path / name, length)
+            path = self.path / name
+            there = path.stat().st_size if path.exists() else 0
+            if there < length:
+                raise StoreError(
+                    f"{path} has {there:,} bytes, the checkpoint saw {length:,}: rows are lost; "
+                    "put the file back, or start a new run"
+                )
+            try:
+                os.truncate(path, length)
+            except OSError as error:
+                raise _unwritable(path, error) from error
+
+
+def _unwritable(path: Path, error: OSError) -> StoreError:
+    return StoreError(f"can't write {path}: {error.strerror or error}; free space, then go on with --resume")
 
 
 def new_directory(parent: Path, name: str) -> Path:

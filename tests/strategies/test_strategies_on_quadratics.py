@@ -109,7 +109,8 @@ def test_the_table_s_numbers_are_theory_s() -> None:
     assert fixed_point(UNLIKE, 1) == pytest.approx(1.0)
     assert fixed_point(UNLIKE, 10) == pytest.approx(0.4494, abs=5e-5)
     assert fixed_point(UNLIKE, 10, mu=0.5) == pytest.approx(0.4710, abs=5e-5)
-    assert (2 * FAIR - 3) / (1 + FAIR) == pytest.approx(0.580, abs=6e-4)
+    fair = (2 * FAIR - 3) / (1 + FAIR)
+    assert fair == pytest.approx(0.580, abs=6e-4)
 
 
 @pytest.mark.parametrize("name", ["fedavg", "flower:FedAvg"])
@@ -133,32 +134,36 @@ def replies_of(updates: Sequence[np.ndarray], weights: Sequence[float]) -> Repli
     return Replies({"update": {"w": total}}, {"weight": float(sum(weights))}, len(updates))
 
 
-class TestFedAvg:
-    head = {"w": np.array([[1.0, -2.0, 3.0]], dtype=np.float32)}
+HEAD = {"w": np.array([[1.0, -2.0, 3.0]], dtype=np.float32)}
 
-    def after(self, replies: Replies) -> np.ndarray:
-        outcome = FedAvg().aggregate(FedAvg().init(self.head), self.head, (replies,))
-        assert outcome.head["w"].dtype == np.float32
-        return np.asarray(outcome.head["w"])
 
-    def test_mean_of_equal_updates_is_that_update(self) -> None:
-        update = np.array([[0.25, 0.5, -1.0]])
-        after = self.after(replies_of([update] * 3, [5, 2, 9]))
-        np.testing.assert_array_equal(after, self.head["w"] + update.astype(np.float32))
+def fedavg_after(replies: Replies) -> np.ndarray:
+    outcome = FedAvg().aggregate(FedAvg().init(HEAD), HEAD, (replies,))
+    assert outcome.head["w"].dtype == np.float32
+    return np.asarray(outcome.head["w"])
 
-    @pytest.mark.parametrize("num_clients", [0, 3])
-    def test_nobody_with_samples_leaves_the_head(self, num_clients: int) -> None:
-        replies = Replies({"update": {"w": np.zeros((1, 3))}}, {"weight": 0.0}, num_clients)
-        np.testing.assert_array_equal(self.after(replies), self.head["w"])
 
-    def test_order_of_clients_matters_by_rounding_only(self) -> None:
-        random = np.random.default_rng(0)
-        updates, weights = list(random.standard_normal((50, 1, 3))), list(random.integers(1, 99, 50))
-        forward = self.after(replies_of(updates, weights))
-        backward = self.after(replies_of(updates[::-1], weights[::-1]))
-        np.testing.assert_allclose(forward, backward, rtol=1e-6)
+def test_mean_of_equal_updates_is_that_update() -> None:
+    update = np.array([[0.25, 0.5, -1.0]])
+    after = fedavg_after(replies_of([update] * 3, [5, 2, 9]))
+    np.testing.assert_array_equal(after, HEAD["w"] + update.astype(np.float32))
 
-    def test_head_received_is_not_changed(self) -> None:
-        before = self.head["w"].copy()
-        self.after(replies_of([np.ones((1, 3))], [1]))
-        np.testing.assert_array_equal(self.head["w"], before)
+
+@pytest.mark.parametrize("num_clients", [0, 3])
+def test_nobody_with_samples_leaves_the_head(num_clients: int) -> None:
+    replies = Replies({"update": {"w": np.zeros((1, 3))}}, {"weight": 0.0}, num_clients)
+    np.testing.assert_array_equal(fedavg_after(replies), HEAD["w"])
+
+
+def test_order_of_clients_matters_by_rounding_only() -> None:
+    random = np.random.default_rng(0)
+    updates, weights = list(random.standard_normal((50, 1, 3))), list(random.integers(1, 99, 50))
+    forward = fedavg_after(replies_of(updates, weights))
+    backward = fedavg_after(replies_of(updates[::-1], weights[::-1]))
+    np.testing.assert_allclose(forward, backward, rtol=1e-6)
+
+
+def test_head_received_is_not_changed() -> None:
+    before = HEAD["w"].copy()
+    fedavg_after(replies_of([np.ones((1, 3))], [1]))
+    np.testing.assert_array_equal(HEAD["w"], before)
