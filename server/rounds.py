@@ -103,7 +103,7 @@ def _begin(
     info = describe(part.backbone)
     num_sent = distribute(grid, roster, part.backbone, info, run_id, counters, timeout)
     if num_sent:
-        report("note", text=f"backbone weights sent to {num_sent} hosts")
+        report("note", text=f"backbone weights sent to {num_sent} host{'s' if num_sent > 1 else ''}")
     feature_dim = info.feature_dim or next(iter(roster.descriptions.values())).feature_dim
     objective = Objective(part.head, resolve_loss(part.loss, roster.task), roster.task, _num_outputs(roster))
     adapter = PackedStrategy(

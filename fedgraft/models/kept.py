@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedgraft.errors import ModelError
+from fedgraft.errors import ModelError, StoreError
 from fedgraft.files import cache_directory, replacing
 
 
@@ -27,7 +27,9 @@ def keep(arrays: Mapping[str, NDArray[Any]], weights_digest: str) -> None:
 
     Raises:
         ModelError: their digest is another than stated.
+        StoreError: the disk is full, or the cache can't be written.
     """
+    from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
     from fedgraft.models.weights import weights_digest as digest_of
@@ -35,8 +37,13 @@ def keep(arrays: Mapping[str, NDArray[Any]], weights_digest: str) -> None:
     came = digest_of(arrays)
     if came != weights_digest:
         raise ModelError(f"backbone weights with digest {came[:12]} came, {weights_digest[:12]} was announced; refused")
-    with replacing(_folder() / f"{weights_digest}.safetensors") as temporary:
-        save_file({name: np.asarray(value, order="C") for name, value in arrays.items()}, str(temporary))
+    path = _folder() / f"{weights_digest}.safetensors"
+    contiguous = {name: np.asarray(value, order="C") for name, value in arrays.items()}
+    try:
+        with replacing(path) as temporary:
+            save_file(contiguous, str(temporary))
+    except SafetensorError as error:  # a full disk is no OSError to it
+        raise StoreError(f"can't keep backbone weights in {path}: {error}; free space") from error
 
 
 def load(weights_digest: str) -> dict[str, NDArray[Any]]:
