@@ -248,9 +248,12 @@ def predict(
     Example: [bold]fedgraft predict runs/quickstart-20260101-120000-ab12 photo.png[/]
     """
     from fedgraft import api
+    from fedgraft.display import RunDisplay
+    from fedgraft.progress import listening
 
     api.quieten(verbose=False)
-    predictions = api.load(run_directory).predict(files)
+    with RunDisplay(err, details=False) as display, listening(display.show):  # tells of files that are left out
+        predictions = api.load(run_directory).predict(files)
     if as_json:
         print(json.dumps([prediction.as_json() for prediction in predictions]))
         return

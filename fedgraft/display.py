@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -57,7 +58,7 @@ class RunDisplay:
             "progress": self._work,
             "partition": self._partition,
             "round": self._round,
-            "note": lambda event: self._console.print(f"[yellow]note:[/] {event['text']}", highlight=False),
+            "note": lambda event: self._console.print(f"[yellow]note:[/] {escape(event['text'])}", highlight=False),
         }
 
     def __enter__(self) -> RunDisplay:

@@ -149,6 +149,24 @@ def test_as_table_and_as_json(picture_run: Run, training_pictures: Pictures, tmp
     assert prediction.row() == (str(file), values["label"], f"{values['probability']:.3f}")
 
 
+def test_the_command_says_which_files_are_left_out(
+    picture_run: Run, training_pictures: Pictures, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """File names may look like markup; what is left out goes to stderr, so that stdout stays one document."""
+    import json
+
+    from fedgraft.cli import app
+
+    (file,) = save(tmp_path, training_pictures[:1])
+    good, bad = file.rename(tmp_path / "scan [1].png"), tmp_path / "x[/red].png"
+    bad.parent.mkdir()
+    bad.write_text("no picture")
+    app(["predict", str(picture_run.directory), str(good), str(bad), "--json"], standalone_mode=False)
+    out, err = capfd.readouterr()
+    assert [entry["file"] for entry in json.loads(out)] == [str(good)]
+    assert "".join(err.split()) == "".join(f"note: left out: {bad}: not an image, or damaged".split())
+
+
 def test_rows_of_ready_features(feature_run: Run, feature_rows: Pictures, tmp_path: Path) -> None:
     head = feature_run.head
     expected = softmax(feature_rows @ head["weight"].T + head["bias"])
