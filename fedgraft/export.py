@@ -8,6 +8,7 @@ import importlib.metadata
 import io
 import json
 import logging
+import os
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -230,6 +231,7 @@ def _write_onnx(model: TrainedModel, path: Path) -> None:
 
 
 def _onnx_runner(path: Path) -> tuple[str, Runner] | None:
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # from 1.29 on onnxruntime reports to Microsoft, from its import on
     try:
         import onnxruntime
     except ImportError:
