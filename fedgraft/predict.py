@@ -17,10 +17,11 @@ from fedgraft.errors import DataError, ModelError, nearest
 from fedgraft.progress import report
 
 if TYPE_CHECKING:
+    from fedgraft.model_card import Card
     from fedgraft.models.backbone import Backbone
     from fedgraft.models.losses import Task
     from fedgraft.runs import Run
-    from fedgraft.trained import Card, TrainedModel
+    from fedgraft.trained import TrainedModel
 
 ARRAY_SUFFIXES = frozenset({".npy", ".npz"})
 ROWS_A_BATCH = 4096

