@@ -10,7 +10,7 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fedgraft.errors import FedGraftError, StoreError
 from fedgraft.files import write_text
@@ -225,11 +225,13 @@ def _directory(scenario: Scenario, out: str | Path | None, resume: bool) -> tupl
 
     parent = Path("runs").absolute()
     if resume:
-        path = Path(out).absolute() if out else _newest_unfinished(parent, scenario)
-        if (path / "run.json").exists():
-            _check_same(path, scenario)
-            return path, True
-        report("note", text=f"there is no run in {path} to go on with; it starts from the beginning")
+        found = Path(out).absolute() if out else _newest_unfinished(parent, scenario)
+        if found is not None and (found / "run.json").exists():
+            _check_same(found, scenario)
+            return found, True
+        path = found or new_directory(parent, scenario.name)
+        place = f"run in {path}" if found else f"unfinished run of this scenario below {parent}"
+        report("note", text=f"there is no {place} to go on with; it starts from the beginning")
     else:
         path = Path(out).absolute() if out else new_directory(parent, scenario.name)
         if (path / "run.json").exists():
@@ -250,20 +252,32 @@ def _remove_if_empty(directory: Path) -> None:
             directory.parent.rmdir()
 
 
-def _newest_unfinished(parent: Path, scenario: Scenario) -> Path:
+def _newest_unfinished(parent: Path, scenario: Scenario) -> Path | None:
+    """Return the newest unfinished run of exactly this scenario, or None."""
     found = [path.parent for path in parent.glob(f"{scenario.name}-*/run.json") if not Run(path.parent).finished]
-    same = [path for path in found if not _differing(path, scenario)]
-    if not same:
-        raise StoreError(
-            f"there is no unfinished run of this scenario below {parent}; name its folder with --out, "
-            "or run without --resume"
-        )
-    return max(same, key=lambda path: path.stat().st_mtime)
+    same = []
+    for path in found:
+        with contextlib.suppress(FedGraftError):  # a run of another release is none of ours
+            if not _differing(path, scenario):
+                same.append(path)
+    return max(same, key=lambda path: path.stat().st_mtime) if same else None
 
 
 def _differing(path: Path, scenario: Scenario) -> list[str]:
+    """Return the full keys in which a run's scenario differs from another, as far as they matter."""
     before, now = Run(path).scenario.model_dump(), scenario.model_dump()
-    return [key for key in now if key not in IGNORED_WHEN_RESUMING and before[key] != now[key]]
+    return [key for key in _changed(before, now) if key.partition(".")[0] not in IGNORED_WHEN_RESUMING]
+
+
+def _changed(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
+    keys = []
+    for key in dict.fromkeys([*before, *now]):
+        old, new = before.get(key), now.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            keys += _changed(old, new, f"{prefix}{key}.")
+        elif old != new:
+            keys.append(prefix + key)
+    return keys
 
 
 def _check_same(path: Path, scenario: Scenario) -> None:

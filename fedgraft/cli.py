@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -96,7 +97,7 @@ def run(
             with RunDisplay(err, details=verbose) as display:
                 finished = api.run(scenario, overrides, on_event=display.show, **options)
     except KeyboardInterrupt:
-        err.print(f"\nstopped; go on with: [bold]{_resume_command()}[/]")
+        err.print(f"\nstopped; go on with: [bold]{_escaped(_resume_command())}[/]", soft_wrap=True)
         raise typer.Exit(130) from None
     if as_json:
         print(json.dumps({"directory": str(finished.directory), **finished.summary}))
@@ -107,7 +108,7 @@ def run(
 
 def _resume_command() -> str:
     words = [word for word in sys.argv[1:] if word != "--resume"]
-    return " ".join(["fedgraft", *words, "--resume"])
+    return shlex.join(["fedgraft", *words, "--resume"])
 
 
 def _shown(path: Path) -> str:

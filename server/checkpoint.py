@@ -66,7 +66,8 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     }
     facts["digest"] = _digest(arrays, facts)
     save_tensors(folder / f"round-{checkpoint.round_number:06d}.safetensors", arrays, facts)
-    for old in sorted(folder.glob("round-*.safetensors"))[:-KEPT]:
+    left_by_a_kill = folder.glob(".round-*.tmp")
+    for old in [*sorted(folder.glob("round-*.safetensors"))[:-KEPT], *left_by_a_kill]:
         old.unlink()
 
 

@@ -80,6 +80,7 @@ def _open_directory(submission: Submission, part: ServerPart) -> tuple[RunDirect
         if checkpoint is not None:
             directory.truncate(checkpoint.sizes)
             return directory, checkpoint
+        report("note", text="no checkpoint can be used; the run begins anew")
         directory.restart()
         return directory, None
     directory.create(submission)
