@@ -68,8 +68,9 @@ class Run:
     @property
     def metrics(self) -> list[dict[str, Any]]:
         """The rows of `metrics.jsonl`, one a round and group; `pandas.DataFrame(run.metrics)` takes them."""
-        lines = (self.directory / "metrics.jsonl").read_text().splitlines()
-        return [json.loads(line) for line in lines]
+        text = (self.directory / "metrics.jsonl").read_text()
+        whole = text[: text.rfind("\n") + 1]  # of a run that goes on, the last row may be half written
+        return [json.loads(line) for line in whole.splitlines()]
 
     @property
     def head(self) -> dict[str, NDArray[Any]]:
