@@ -92,7 +92,7 @@ class TrainedModel(nn.Module):
         logits = self.head(features)
         if self.card.task == "real":
             return {"values": logits}
-        return {"logits": logits, "probabilities": probabilities(logits, self.card.loss)}
+        return {"logits": logits, "probabilities": probabilities(logits, self.card.loss, self.card.task)}
 
     def probe(self) -> Tensor:
         """Return the outputs for one fixed input, `(num_outputs,)`: they tell whether a rebuilt model is the same."""
@@ -102,15 +102,17 @@ class TrainedModel(nn.Module):
         return outputs[self.card.output_names[0]][0].clone()
 
 
-def probabilities(logits: Tensor, loss: str) -> Tensor:
+def probabilities(logits: Tensor, loss: str, task: Task) -> Tensor:
     """Return probabilities `(N, num_outputs)` of a head's outputs, as the loss that trained it means them.
 
-    Softmax: they sum to 1. Sigmoid: each for itself. Squared: a regression on zeros and ones estimates the
-    probability itself, but not inside its bounds; it is cut off there.
+    Softmax: they sum to 1. Sigmoid: each for itself. Squared: a regression on zeros and ones (classes), or on -1
+    and 1 (several labels), estimates the probability itself, but not inside its bounds; it is cut off there.
     """
     if loss == "softmax":
         return logits.softmax(dim=1)
-    return logits.sigmoid() if loss == "sigmoid" else logits.clamp(0, 1)
+    if loss == "sigmoid":
+        return logits.sigmoid()
+    return ((logits + 1) / 2 if task == "labels" else logits).clamp(0, 1)
 
 
 def trained_model(run: Run) -> TrainedModel:

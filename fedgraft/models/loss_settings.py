@@ -36,7 +36,7 @@ class SquaredLoss(Settings):
     """Half the squared error, summed over outputs; targets are real numbers, or classes as one-hot rows."""
 
     name: Literal["squared"] = "squared"
-    """Half the squared error, summed over the outputs; classes count as one-hot rows."""
+    """Half the squared error, summed over the outputs; classes count as one-hot rows, labels as -1 and 1."""
 
 
 LossSettings = Annotated[

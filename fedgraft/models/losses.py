@@ -57,12 +57,16 @@ def dense_targets(targets: NDArray[Any], task: Task, num_outputs: int) -> NDArra
 
 
 def target_tensor(targets: NDArray[Any], task: Task, loss: LossSettings, num_outputs: int) -> torch.Tensor:
-    """Return targets as the loss wants them: int64 classes for softmax, float32 rows for the others."""
+    """Return targets as the loss wants them: int64 classes for softmax, float32 rows for the others.
+
+    Several labels under the squared loss are coded -1 and 1, so that an output above 0 is a yes under every loss.
+    """
     import torch
 
     if isinstance(loss, SoftmaxLoss):
         return torch.from_numpy(np.ascontiguousarray(targets, dtype=np.int64))
-    return torch.from_numpy(dense_targets(targets, task, num_outputs))
+    rows = dense_targets(targets, task, num_outputs)
+    return torch.from_numpy(2 * rows - 1 if task == "labels" and isinstance(loss, SquaredLoss) else rows)
 
 
 def sample_losses(outputs: torch.Tensor, targets: torch.Tensor, loss: LossSettings) -> torch.Tensor:

@@ -115,3 +115,11 @@ def test_only_fitting_losses_are_taken(task: Task, loss: LossSettings) -> None:
 def test_evaluation_is_without_smoothing() -> None:
     assert without_smoothing(SoftmaxLoss(label_smoothing=0.2)) == SoftmaxLoss()
     assert without_smoothing(SquaredLoss()) == SquaredLoss()
+
+
+def test_labels_under_the_squared_loss_are_minus_one_and_one() -> None:
+    """So that an output above 0 is a yes under every loss, as metrics and closed forms read it."""
+    targets = target_tensor(np.array([[1, 0], [0, 0]], dtype=np.uint8), "labels", SquaredLoss(), 2)
+    assert targets.tolist() == [[1, -1], [-1, -1]]
+    classes = target_tensor(np.array([1]), "classes", SquaredLoss(), 2)
+    assert classes.tolist() == [[0, 1]]
