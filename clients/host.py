@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import functools
 import time
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from clients.cohort import StackReply, SumReply, check_stack_size
 from clients.cross_validation import CrossValidation
+from clients.engine.choice import explain
+from clients.engine.cohort import Engine
 from clients.halves import build_half
+from clients.replies import StackReply, SumReply, Trained
 from clients.settings import ClientPart
 from clients.statistics import statistics_sums
-from clients.training import LocalTask, check_finite, train_client
+from clients.training import LocalTask, train_one_by_one
 from fedgraft import __version__
 from fedgraft.data.ragged import Ragged
 from fedgraft.errors import ModelError, WireError
@@ -25,6 +28,7 @@ from fedgraft.evaluation import Objective, evaluate_rows
 from fedgraft.models import kept
 from fedgraft.models.heads import as_tensors, head_shapes
 from fedgraft.models.losses import resolve_loss, target_tensor
+from fedgraft.progress import report
 from fedgraft.randomness import name_keys
 from fedgraft.threads import numpy_threads, torch_threads
 from fedgraft.wire.protocol import code_digest
@@ -45,6 +49,9 @@ from fedgraft.wire.requests import (
 from fedgraft.wire.shards import host_of_client
 from fedgraft.wire.statistics import check_statistics_size
 from fedgraft.workspace import open_workspace
+
+if TYPE_CHECKING:
+    import torch
 
 Groups = dict[str, dict[str, NDArray[Any]]]
 
@@ -75,6 +82,7 @@ class Host:
             part.head, resolve_loss(part.loss, samples.task), samples.task, self.workspace.num_outputs
         )
         self._weights_digest: str | None = None
+        self._engine_kept: tuple[NDArray[Any], Engine] | None = None
 
     def describe(self) -> tuple[Description, Groups]:
         """Return which clients this host speaks for, and what it has."""
@@ -139,9 +147,9 @@ class Host:
         started = time.perf_counter()
         features = self.features(request.weights_digest)
         head, index = self._head(groups, features), self._index(groups)
-        reply = SumReply(request.sums, request.scalars) if request.reply == "sum" else StackReply()
-        if request.reply == "stack":
-            check_stack_size(head, len(index))
+        shapes = {name: value.shape for name, value in head.items()}
+        stacked = request.reply == "stack"
+        reply = StackReply(len(index), shapes) if stacked else SumReply(request.sums, request.scalars, shapes)
         with torch_threads(self.threads):
             per_client = self._train_clients(request, head, index, features, reply)
             out = reply.groups()
@@ -173,26 +181,45 @@ class Host:
         features: NDArray[Any],
         reply: SumReply | StackReply,
     ) -> dict[str, NDArray[Any]]:
-        """Train client after client into the reply; return what is known of each."""
+        """Train the clients into the reply; return what is known of each."""
+        part = self.part
+        task = LocalTask(self.objective, part.train, part.seed, request.round_number, part.server.rounds)
+        adjust, start = build_half(request.half), as_tensors(head)
+        trained: Iterable[Trained]
+        if part.train.form == "loop":
+            names = [self.names[position] for position in index]
+            trained = train_one_by_one(task, start, self._samples(index, features), self.keys[index], names, adjust)
+        else:
+            trained = self._engine(features, task).run(task, start, index, request.half.parameters.get("mu", 0.0))
+        steps, losses = np.zeros(len(index), dtype=np.int64), np.zeros(len(index))
+        for clients in trained:
+            reply.add(clients)
+            steps[clients.turns], losses[clients.turns] = clients.num_steps, clients.mean_losses
+        num_train = self.workspace.federation.train.counts[self.clients[index]]
+        return {"index": index, "num_train": num_train, "steps": steps, "train_loss": losses}
+
+    def _samples(self, index: NDArray[np.int64], features: NDArray[Any]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Yield features and targets of each client's training part."""
         import torch
 
-        samples, train = self.workspace.federation.samples, self.workspace.federation.train
-        task = LocalTask(self.objective, self.part.train, self.part.seed, request.round_number, self.part.server.rounds)
-        start, adjust = as_tensors(head), build_half(request.half)
-        reply.start(start)
-        steps, losses = np.zeros(len(index), dtype=np.int64), np.zeros(len(index))
-        for turn, position in enumerate(index):
-            rows = train.of(int(self.clients[position]))
-            client_features = torch.from_numpy(np.asarray(features[rows], dtype=np.float32))
-            targets = target_tensor(
-                samples.targets[rows], self.objective.task, self.objective.loss, self.objective.num_outputs
+        samples, train, objective = self.workspace.federation.samples, self.workspace.federation.train, self.objective
+        for client in self.clients[index]:
+            rows = train.of(int(client))
+            targets = target_tensor(samples.targets[rows], objective.task, objective.loss, objective.num_outputs)
+            yield torch.from_numpy(np.asarray(features[rows], dtype=np.float32)), targets
+
+    def _engine(self, features: NDArray[Any], task: LocalTask) -> Engine:
+        """Return the engine of these features; it keeps buckets and Gram matrices between rounds."""
+        if self._engine_kept is None or self._engine_kept[0] is not features:
+            federation = self.workspace.federation
+            engine = Engine(
+                features, federation.samples.targets, federation.train, self.clients, self.keys, self.names, task
             )
-            result = train_client(task, start, client_features, targets, int(self.keys[position]), adjust)
-            check_finite(task, result, self.names[position])
-            reply.add(start, result, len(rows))
-            steps[turn], losses[turn] = result.num_steps, result.mean_loss
-        num_train = train.counts[self.clients[index]]
-        return {"index": index, "num_train": num_train, "steps": steps, "train_loss": losses}
+            num_outputs = self.objective.num_outputs
+            for line in explain(engine.buckets, features.shape[1], num_outputs, self.part.train):
+                report("explain", text=line)
+            self._engine_kept = (features, engine)
+        return self._engine_kept[1]
 
     def evaluate(self, request: EvaluateRequest, groups: Groups) -> tuple[EvaluateReply, Groups]:
         """Evaluate a head on the validation parts of the clients that the request names."""

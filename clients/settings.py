@@ -143,6 +143,8 @@ class TrainSettings(Settings):
     """The local optimiser; its state starts anew in every round."""
     schedule: ScheduleSettings = Constant()
     """How the learning rate changes from round to round."""
+    form: Literal["auto", "dual", "primal", "loop"] = "auto"
+    """How heads are trained, with the same numbers: `dual` and `primal` many clients at once, `loop` one by one."""
     clip_norm: PositiveFloat | None = None
     """Largest norm of a step's gradient, over all of the head's parameters; null: not clipped."""
 

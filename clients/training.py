@@ -6,7 +6,7 @@ variate, a proximal term); then weight decay and the optimiser's rule, as `torch
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -147,16 +147,66 @@ def train_client(
     return LocalResult(trained, num_steps, total_loss / num_seen if num_seen else 0.0)
 
 
-def check_finite(task: LocalTask, result: LocalResult, client_name: str) -> None:
-    """Refuse a head that training has driven to infinity.
+def diverged(task: LocalTask, client_name: str, num_steps: int) -> TrainingError:
+    """Return the error of a client whose head is not finite."""
+    return TrainingError(
+        f"the head of client {client_name!r} is not finite after {num_steps} local steps of round "
+        f"{task.round_number}, so training diverged; lower train.optimizer.learning_rate (now "
+        f"{task.train.optimizer.learning_rate:g}) or set train.clip_norm"
+    )
+
+
+@dataclass(frozen=True)
+class TrainedClient:
+    """One client after the plain loop; what a reply adds."""
+
+    turns: NDArray[np.int64]
+    num_samples: NDArray[np.int64]
+    num_steps: NDArray[np.int64]
+    mean_losses: NDArray[np.float64]
+    update: Mapping[str, torch.Tensor]
+
+    def weighted_sum(self, weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+        """Return the update times the client's weight."""
+        return {name: float(weights[0]) * value.double().numpy() for name, value in self.update.items()}
+
+    def updates(self) -> dict[str, NDArray[np.float32]]:
+        """Return the update, `(1, *shape)`."""
+        return {name: value[None].float().numpy() for name, value in self.update.items()}
+
+
+def train_one_by_one(
+    task: LocalTask,
+    start: Mapping[str, torch.Tensor],
+    samples: Iterable[tuple[torch.Tensor, torch.Tensor]],
+    keys: NDArray[np.uint64],
+    names: Sequence[str],
+    adjust: Adjust,
+) -> Iterator[TrainedClient]:
+    """Train clients one after another; yield each, without those that have no samples.
+
+    Args:
+        task: what is the same for every client.
+        start: the head that was received.
+        samples: each client's features and targets.
+        keys: `(num_clients,)` their keys.
+        names: their names, for errors.
+        adjust: the client half.
 
     Raises:
-        TrainingError: some parameter is NaN or infinite; without this the server would refuse the reply, and
-            nobody would know which client it was.
+        TrainingError: a client's head is not finite after its training.
     """
-    if not all(bool(value.isfinite().all()) for value in result.parameters.values()):
-        raise TrainingError(
-            f"the head of client {client_name!r} is not finite after {result.num_steps} local steps of round "
-            f"{task.round_number}, so training diverged; lower train.optimizer.learning_rate (now "
-            f"{task.train.optimizer.learning_rate:g}) or set train.clip_norm"
+    for turn, (features, targets) in enumerate(samples):
+        if not len(features):
+            continue
+        result = train_client(task, start, features, targets, int(keys[turn]), adjust)
+        if not all(bool(value.isfinite().all()) for value in result.parameters.values()):
+            raise diverged(task, names[turn], result.num_steps)
+        update = {name: value - start[name] for name, value in result.parameters.items()}
+        yield TrainedClient(
+            turns=np.array([turn]),
+            num_samples=np.array([len(features)]),
+            num_steps=np.array([result.num_steps]),
+            mean_losses=np.array([result.mean_loss]),
+            update=update,
         )

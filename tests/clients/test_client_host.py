@@ -11,7 +11,7 @@ import pytest
 import torch
 from plain_loop import train
 from sklearn import metrics as reference
-from small_scenario import Site, evaluation, head_of, naming, request
+from small_scenario import VALUES, Site, evaluation, head_of, naming, request
 from torch import nn
 
 from clients.host import forget_hosts
@@ -32,6 +32,9 @@ def fresh_hosts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
     forget_hosts()
     yield
     forget_hosts()
+
+
+FORMS = pytest.mark.parametrize("form", ["auto", "dual", "primal", "loop"])
 
 
 def federation_of(site: Site) -> Federation:
@@ -85,8 +88,9 @@ def trained_by_hand(site: Site, head: dict[str, np.ndarray], position: int, roun
     return {"update": update, "steps": steps, "samples": len(rows), "mean_loss": total / (2 * len(rows))}
 
 
-def test_training_gives_the_sums_of_the_plain_loop() -> None:
-    site, head = Site(), head_of()
+@FORMS
+def test_training_gives_the_sums_of_the_plain_loop(form: str) -> None:
+    site, head = Site(train={**VALUES["train"], "form": form}), head_of()
     chosen = [0, 2, 3]
     body, groups = site.ask(
         request(scalars=("weight", "steps", "clients"), round_number=4), {"head": head, "clients": naming(*chosen)}
@@ -186,30 +190,42 @@ def test_nobody_may_be_asked() -> None:
     assert groups["metrics"]["count"] == groups["metrics"]["train_count"] == 0
 
 
-def stack_of(site: Site, *chosen: int) -> dict[int, bytes]:
-    """Return each client's update, all bits of it."""
+def stack_of(site: Site, *chosen: int) -> dict[int, np.ndarray]:
+    """Return each client's update, weight and bias in one row."""
     head = head_of()
     _, groups = site.ask(request(reply="stack"), {"head": head, "clients": naming(*chosen)})
     stack = groups["stack"]
     return {
-        position: stack["weight"][turn].tobytes() + stack["bias"][turn].tobytes()
+        position: np.concatenate([stack["weight"][turn].ravel(), stack["bias"][turn]])
         for turn, position in enumerate(chosen)
     }
 
 
-def test_a_client_gives_the_same_bits_alone_in_a_cohort_and_on_another_host() -> None:
-    together = stack_of(Site(), 0, 1, 2, 3, 4)
+@FORMS
+def test_a_client_is_the_same_alone_in_a_cohort_and_on_another_host(form: str) -> None:
+    """To the last bit in the loop; in the engine to 1e-6 of the largest value, since sums are grouped otherwise."""
+    changes = {"train": {**VALUES["train"], "form": form}}
+    tolerance = 0.0 if form == "loop" else 1e-6
+
+    def same(ours: dict[int, np.ndarray], positions: dict[int, int]) -> None:
+        assert set(ours) == set(positions)
+        for turn, position in positions.items():
+            expected = together[position]
+            assert np.abs(ours[turn] - expected).max() <= tolerance * np.abs(expected).max()
+
+    together = stack_of(Site(**changes), 0, 1, 2, 3, 4)
     for position in range(5):
-        assert stack_of(Site(), position) == {position: together[position]}
-    assert stack_of(Site(), 1, 3) == {1: together[1], 3: together[3]}
+        same(stack_of(Site(**changes), position), {position: position})
+    same(stack_of(Site(**changes), 1, 3), {1: 1, 3: 3})
     forget_hosts()
-    second = stack_of(Site(1, num_hosts=2), 0, 1)  # the clients 3 and 4, in another process's order
-    assert second == {0: together[3], 1: together[4]}
-    assert len(set(together.values())) == 5
+    second = stack_of(Site(1, num_hosts=2, **changes), 0, 1)  # the clients 3 and 4, in another process's order
+    same(second, {0: 3, 1: 4})
+    assert len({update.tobytes() for update in together.values()}) == 5
 
 
-def test_stack_and_sum_say_the_same() -> None:
-    site, groups = Site(), {"head": head_of(), "clients": naming(0, 2, 4)}
+@FORMS
+def test_stack_and_sum_say_the_same(form: str) -> None:
+    site, groups = Site(train={**VALUES["train"], "form": form}), {"head": head_of(), "clients": naming(0, 2, 4)}
     _, stacked = site.ask(request(reply="stack"), groups)
     _, summed = site.ask(request(), groups)
     weights = stacked["weights"]["weight"]
@@ -291,16 +307,17 @@ def test_another_backbone_is_refused() -> None:
 
 
 def test_a_stack_that_is_too_large_is_refused_before_training(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("clients.cohort.LARGEST_STACK_BYTES", 108 * 2)
-    monkeypatch.setattr("clients.host.train_client", None)  # would fail at the first client
+    monkeypatch.setattr("clients.replies.LARGEST_STACK_BYTES", 108 * 2)
+    monkeypatch.setattr("clients.host.Engine", None)  # would fail before the first client
     groups = {"head": head_of(), "clients": naming(0, 1, 2)}
     assert "3 clients x 108 bytes = 324 bytes" in refusal(Site(), request(reply="stack"), groups)
 
 
-def test_a_client_that_diverges_is_named() -> None:
+@FORMS
+def test_a_client_that_diverges_is_named(form: str) -> None:
     rate = {"name": "sgd", "learning_rate": 1e30}
-    site = Site(train={"local_epochs": 5, "optimizer": rate}, loss="squared")
-    said = refusal(site, request(), {"head": head_of(), "clients": naming(0, 2)})
+    site = Site(train={"local_epochs": 5, "optimizer": rate, "form": form}, loss="squared")
+    said = refusal(site, request(), {"head": head_of(), "clients": naming(0)})
     name = federation_of(site).client_names[0]
     assert said.startswith(f"the head of client '{name}' is not finite after ")
     assert "round 1, so training diverged; lower train.optimizer.learning_rate (now 1e+30)" in said

@@ -18,13 +18,13 @@ from torch import nn
 
 from clients.halves import build_half
 from clients.settings import Adam, AdamW, Constant, Cosine, OptimizerSettings, Sgd, Step, TrainSettings
-from clients.training import LocalResult, LocalTask, batches, check_finite, train_client
+from clients.training import LocalResult, LocalTask, batches, train_client, train_one_by_one
 from fedgraft.errors import TrainingError, WireError
 from fedgraft.evaluation import Objective
 from fedgraft.models.head_settings import HeadSettings, LinearHead, MlpHead
 from fedgraft.models.loss_settings import LossSettings, SigmoidLoss, SoftmaxLoss, SquaredLoss
 from fedgraft.models.losses import target_tensor
-from fedgraft.randomness import name_key
+from fedgraft.randomness import name_key, name_keys
 from fedgraft.wire.requests import HalfSettings
 
 OPTIMIZERS: dict[str, OptimizerSettings] = {
@@ -297,14 +297,47 @@ def test_unknown_halves_and_parameters_are_refused() -> None:
         build_half(HalfSettings(parameters={"nu": 1.0, "mu": 1.0}))
 
 
+NAMES = ("a", "b", "c")
+
+
+def one_by_one(train_settings: TrainSettings, sizes: tuple[int, ...]) -> list[Any]:
+    """Train clients of the given sizes from the same head."""
+    samples = []
+    for number, size in enumerate(sizes):
+        features, classes = rows_of(size, seed=number)
+        samples.append((features, torch.from_numpy(classes)))
+    start = dict(linear().state_dict())
+    return list(train_one_by_one(task_of(train_settings), start, samples, name_keys(NAMES), NAMES, PLAIN))
+
+
+def test_clients_train_one_by_one_without_the_empty() -> None:
+    train_settings = TrainSettings(local_epochs=2, batch_size=5, optimizer=OPTIMIZERS["momentum"])
+    trained = one_by_one(train_settings, (7, 0, 12))
+    assert [clients.turns.tolist() for clients in trained] == [[0], [2]]
+    assert [clients.num_samples.tolist() for clients in trained] == [[7], [12]]
+    assert [clients.num_steps.tolist() for clients in trained] == [[4], [6]]
+    for clients, size in zip(trained, (7, 12), strict=True):
+        turn = int(clients.turns[0])
+        features, classes = rows_of(size, seed=turn)
+        module = linear()
+        start = {name: value.clone() for name, value in module.state_dict().items()}
+        order = (SEED, ROUND, name_key(NAMES[turn]))
+        _, total = train(
+            module, nn.CrossEntropyLoss(), features, torch.from_numpy(classes), train_settings, 0.05, order
+        )
+        assert clients.mean_losses[0] == pytest.approx(total / (2 * size), rel=1e-5)
+        close({name: start[name] + value for name, value in clients.update.items()}, module)
+        updates, summed = clients.updates(), clients.weighted_sum(np.array([3.0]))
+        for name, value in clients.update.items():
+            assert np.array_equal(updates[name], value[None].numpy())
+            assert np.array_equal(summed[name], 3 * value.double().numpy())
+
+
 def test_a_diverged_client_is_named_with_what_to_do() -> None:
-    features, classes = rows_of(20)
     train_settings = TrainSettings(local_epochs=200, optimizer=Sgd(learning_rate=50, weight_decay=1))
-    task, start = task_of(train_settings), dict(linear().state_dict())
-    result = train_client(task, start, features, torch.from_numpy(classes), CLIENT, PLAIN)
     with pytest.raises(TrainingError) as caught:
-        check_finite(task, result, "client-0007")
+        one_by_one(train_settings, (0, 20))
     assert str(caught.value) == (
-        "the head of client 'client-0007' is not finite after 400 local steps of round 3, so training diverged; "
+        "the head of client 'b' is not finite after 400 local steps of round 3, so training diverged; "
         "lower train.optimizer.learning_rate (now 50) or set train.clip_norm"
     )

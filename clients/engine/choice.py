@@ -1,0 +1,127 @@
+"""Which form trains which clients: buckets of like size, and the cheaper form for each.
+
+The cost model counts multiplications a client and round, with a term for the memory that each step touches;
+it is a formula of shapes, never a timing, so that every machine chooses alike. With `n` samples, `D` features,
+`C` outputs, batches of `m` and `S` steps:
+
+- dual: `S m n C` for the steps, `2 n D C` for the outputs at the start and the update, `n^2 D / ROUNDS` for the
+  Gram matrix, which is computed once and serves all rounds;
+- primal: `2 S m D C` for the steps, and `TOUCHED S D C` for the copies of the head that each step reads and writes.
+
+`TOUCHED` is in units of multiplications: a float moved through memory costs about as much as four of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clients.engine.batches import num_steps
+from clients.settings import Sgd, TrainSettings
+from fedgraft.models.head_settings import HeadSettings, LinearHead
+
+Form = Literal["dual", "primal"]
+
+ROUNDS = 20
+"""Rounds that a Gram matrix is expected to serve."""
+
+TOUCHED = 16
+"""Multiplications that reading and writing four copies of the head is worth: parameters, gradient, velocity, change."""
+
+LARGEST_RATIO = 1.25
+"""Of the largest client's samples to the smallest's in a bucket: padding wastes at most as much."""
+
+BUCKET_BYTES = 128 * 2**20
+"""Padded features, Gram matrices or copies of the head that a bucket may hold at once."""
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """Clients of like size that train together.
+
+    Attributes:
+        clients: `(num_clients,)` positions in the host's list.
+        sizes: `(num_clients,)` training samples.
+        form: how they train.
+    """
+
+    clients: NDArray[np.int64]
+    sizes: NDArray[np.int64]
+    form: Form
+
+
+def dual_fits(head: HeadSettings, train: TrainSettings) -> bool:
+    """Whether the dual form can train these heads: linear ones, under an optimiser linear in the gradients."""
+    return isinstance(head, LinearHead) and isinstance(train.optimizer, Sgd)
+
+
+def cost(form: Form, size: int, feature_dim: int, num_outputs: int, train: TrainSettings) -> float:
+    """Return the predicted cost of one client of `size` samples, in multiplications a round."""
+    steps = int(num_steps(np.array([size]), train)[0])
+    batch = min(train.batch_size, size)
+    if form == "dual":
+        return (
+            steps * batch * size * num_outputs
+            + 2.0 * size * feature_dim * num_outputs
+            + size * size * feature_dim / ROUNDS
+        )
+    return steps * feature_dim * num_outputs * (2.0 * batch + TOUCHED)
+
+
+def choose(size: int, feature_dim: int, num_outputs: int, head: HeadSettings, train: TrainSettings) -> Form:
+    """Return the form for clients of `size` samples."""
+    if not dual_fits(head, train):
+        return "primal"
+    if train.form in ("dual", "primal"):
+        return "dual" if train.form == "dual" else "primal"
+    dual, primal = (cost(form, size, feature_dim, num_outputs, train) for form in ("dual", "primal"))
+    return "dual" if dual <= primal else "primal"
+
+
+def buckets(
+    sizes: NDArray[np.int64], feature_dim: int, num_outputs: int, head: HeadSettings, train: TrainSettings
+) -> list[Bucket]:
+    """Return all clients with samples in buckets, in falling order of their steps and sizes.
+
+    Args:
+        sizes: `(num_clients,)` training samples of each client of the host.
+        feature_dim: length of a feature vector.
+        num_outputs: of the head.
+        head: kind of head.
+        train: how clients train.
+    """
+    order = np.argsort(-sizes, kind="stable")
+    order = order[sizes[order] > 0]
+    found: list[Bucket] = []
+    first = 0
+    while first < len(order):
+        largest = int(sizes[order[first]])
+        form = choose(largest, feature_dim, num_outputs, head, train)
+        floats = largest * feature_dim + (largest**2 if form == "dual" else 4 * num_outputs * feature_dim)
+        room = max(1, BUCKET_BYTES // (4 * floats))
+        within = int(np.searchsorted(-sizes[order[first:]], -largest / LARGEST_RATIO, side="right"))
+        clients = order[first : first + min(room, max(within, 1))]
+        found.append(Bucket(clients, sizes[clients], form))
+        first += len(clients)
+    return found
+
+
+def explain(found: list[Bucket], feature_dim: int, num_outputs: int, train: TrainSettings) -> list[str]:
+    """Return a line a form: how many clients it trains, of what sizes, and what it was predicted to cost."""
+    lines = []
+    for form in ("dual", "primal"):
+        chosen = [bucket for bucket in found if bucket.form == form]
+        if chosen:
+            sizes = np.concatenate([bucket.sizes for bucket in chosen])
+            largest = int(sizes.max())
+            costs = ", ".join(
+                f"{name} {cost(name, largest, feature_dim, num_outputs, train):.2g}" for name in ("dual", "primal")
+            )
+            lines.append(
+                f"{form} form for {len(sizes):,} clients of {int(sizes.min())} to {largest} samples in {len(chosen)} "
+                f"buckets (predicted multiplications a round for the largest: {costs})"
+            )
+    return lines

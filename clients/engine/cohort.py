@@ -1,0 +1,242 @@
+"""Trains the clients that a request names, bucket by bucket."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clients.engine.batches import plan_steps
+from clients.engine.choice import Bucket, buckets
+from clients.engine.dual import DualResult, head_update, train_dual
+from clients.engine.primal import PrimalResult, train_primal
+from clients.replies import Trained
+from clients.settings import Sgd
+from clients.training import LocalTask, diverged
+from fedgraft.data.ragged import Ragged
+from fedgraft.models.heads import forward
+from fedgraft.models.losses import target_tensor
+
+if TYPE_CHECKING:
+    import torch
+
+LARGEST_KEPT_BYTES = 4 * 2**30
+"""Features and Gram matrices that an engine keeps between rounds; what is beyond is gathered anew in each."""
+
+ROWS_AT_ONCE = 4096
+"""Rows of features that one float32 product sums over; products are added in float64."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A bucket's samples: features `(num_clients, n, D)` and targets, padded with zeros; Gram matrices if dual."""
+
+    features: torch.Tensor
+    targets: torch.Tensor
+    gram: torch.Tensor | None
+
+    def of(self, rows: NDArray[np.int64]) -> Table:
+        """Return some of the clients; all of them without a copy."""
+        import torch
+
+        if len(rows) == len(self.features):
+            return self
+        chosen = torch.from_numpy(rows)
+        gram = None if self.gram is None else self.gram[chosen]
+        return Table(self.features[chosen], self.targets[chosen], gram)
+
+
+@dataclass(frozen=True)
+class TrainedBucket:
+    """The clients of a bucket after their training."""
+
+    turns: NDArray[np.int64]
+    num_samples: NDArray[np.int64]
+    num_steps: NDArray[np.int64]
+    mean_losses: NDArray[np.float64]
+    result: DualResult | PrimalResult
+    features: torch.Tensor
+    head: Mapping[str, torch.Tensor]
+
+    def weighted_sum(self, weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+        """Return `sum_k weights_k update_k`; in the dual form one product over all samples, and no client's head."""
+        import torch
+
+        factors = torch.from_numpy(weights)
+        if isinstance(self.result, PrimalResult):
+            return {
+                name: torch.einsum("k,k...->...", factors, value.double()).numpy()
+                for name, value in self.result.update.items()
+            }
+        scaled = self.result.coefficients * factors.to(self.features.dtype)[:, None, None]
+        moved = float((factors * (self.result.scale.double() - 1)).sum())
+        rows, flat = scaled.flatten(0, 1), self.features.flatten(0, 1)
+        total = moved * self.head["weight"].double()
+        for first in range(0, len(rows), ROWS_AT_ONCE):
+            some = slice(first, first + ROWS_AT_ONCE)
+            total += (rows[some].T @ flat[some]).double()
+        sums = {"weight": total.numpy()}
+        if "bias" in self.head:
+            sums["bias"] = (moved * self.head["bias"].double() + rows.sum(0, dtype=torch.float64)).numpy()
+        return sums
+
+    def updates(self) -> dict[str, NDArray[np.float32]]:
+        """Return every client's update, `(num_clients, *shape)`."""
+        update = self.result.update if isinstance(self.result, PrimalResult) else self._dual_updates()
+        return {name: value.float().numpy() for name, value in update.items()}
+
+    def _dual_updates(self) -> dict[str, torch.Tensor]:
+        if not isinstance(self.result, DualResult):
+            raise TypeError("a primal result holds its updates")
+        return head_update(self.result, self.features, self.head)
+
+
+class Engine:
+    """The heads of a host's clients; buckets, features and Gram matrices stay between rounds.
+
+    Args:
+        features: `(num_samples, D)` of all samples; memory-mapped, read once a client.
+        targets: of all samples.
+        train: each client's training samples, by the federation's positions.
+        clients: `(num_clients,)` positions of the host's clients among the federation's.
+        keys: `(num_clients,)` the clients' keys.
+        names: the clients' names, for errors.
+        task: what is the same for every client in every round; the round's number is given later.
+        dtype: of all computation.
+    """
+
+    def __init__(
+        self,
+        features: NDArray[Any],
+        targets: NDArray[Any],
+        train: Ragged,
+        clients: NDArray[np.int64],
+        keys: NDArray[np.uint64],
+        names: Sequence[str],
+        task: LocalTask,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        import torch
+
+        self._features, self._targets, self._train = features, targets, train
+        self._clients, self._keys, self._names = clients, keys, names
+        self._dtype = dtype or torch.float32
+        objective = task.objective
+        self.buckets = buckets(
+            train.counts[clients], features.shape[1], objective.num_outputs, objective.head, task.train
+        )
+        self._kept: dict[int, Table] = {}
+        self._kept_bytes = 0
+
+    def run(
+        self, task: LocalTask, head: Mapping[str, torch.Tensor], index: NDArray[np.int64], mu: float = 0.0
+    ) -> Iterator[Trained]:
+        """Train the clients at `index`, ascending positions among the host's; yield them bucket by bucket.
+
+        Clients without samples are not trained and not yielded.
+
+        Args:
+            task: the round's.
+            head: the head that was received.
+            index: which clients.
+            mu: weight of the proximal term; 0: none.
+
+        Raises:
+            TrainingError: a client's head is not finite after its training.
+        """
+        turns = np.full(len(self._clients), -1, dtype=np.int64)
+        turns[index] = np.arange(len(index))
+        for number, bucket in enumerate(self.buckets):
+            rows = np.flatnonzero(turns[bucket.clients] >= 0)
+            if len(rows):
+                chosen = Bucket(bucket.clients[rows], bucket.sizes[rows], bucket.form)
+                table = self._table(number, task).of(rows)
+                yield self._train_bucket(task, chosen, table, head, turns[chosen.clients], mu)
+
+    def _train_bucket(
+        self,
+        task: LocalTask,
+        bucket: Bucket,
+        table: Table,
+        head: Mapping[str, torch.Tensor],
+        turns: NDArray[np.int64],
+        mu: float,
+    ) -> TrainedBucket:
+        train = task.train
+        steps = plan_steps(train, task.seed, task.round_number, self._keys[bucket.clients], bucket.sizes)
+        result: DualResult | PrimalResult
+        if table.gram is not None and isinstance(train.optimizer, Sgd):
+            start = forward(task.objective.head, head, table.features)
+            result = train_dual(
+                table.gram,
+                start,
+                table.targets,
+                steps,
+                train.optimizer,
+                task.learning_rate,
+                task.objective.loss,
+                train.clip_norm,
+                mu,
+            )
+        else:
+            result = train_primal(
+                table.features,
+                table.targets,
+                head,
+                steps,
+                task.objective,
+                train.optimizer,
+                task.learning_rate,
+                train.clip_norm,
+                mu,
+            )
+        self._check_finite(task, bucket, result, steps.lengths)
+        seen = result.seen.numpy()
+        losses = result.loss_sums.numpy() / np.maximum(seen, 1)
+        return TrainedBucket(turns, bucket.sizes, steps.lengths, losses, result, table.features, head)
+
+    def _table(self, number: int, task: LocalTask) -> Table:
+        """Return a bucket's samples, kept from an earlier round if there is room."""
+        if number in self._kept:
+            return self._kept[number]
+        table = self._gather(self.buckets[number], task)
+        size = table.features.nbytes + (0 if table.gram is None else table.gram.nbytes)
+        if self._kept_bytes + size <= LARGEST_KEPT_BYTES:
+            self._kept[number] = table
+            self._kept_bytes += size
+        return table
+
+    def _gather(self, bucket: Bucket, task: LocalTask) -> Table:
+        """Read a bucket's samples and pad them; the Gram matrices are of what training sees."""
+        import torch
+
+        objective, longest = task.objective, int(bucket.sizes.max())
+        features = torch.zeros((len(bucket.clients), longest, self._features.shape[1]), dtype=self._dtype)
+        padded: list[torch.Tensor] = []
+        for place, client in enumerate(bucket.clients):
+            rows = self._train.of(int(self._clients[client]))
+            features[place, : len(rows)] = torch.from_numpy(np.asarray(self._features[rows])).to(self._dtype)
+            own = target_tensor(self._targets[rows], objective.task, objective.loss, objective.num_outputs)
+            padded.append(torch.nn.functional.pad(own, (*[0, 0] * (own.dim() - 1), 0, longest - len(rows))))
+        targets = torch.stack(padded)
+        targets = targets if targets.dtype == torch.int64 else targets.to(self._dtype)
+        if bucket.form == "primal":
+            return Table(features, targets, None)
+        gram = features @ features.mT
+        if getattr(objective.head, "bias", False):
+            real = torch.arange(longest) < torch.from_numpy(bucket.sizes)[:, None]
+            gram += (real[:, :, None] & real[:, None, :]).to(self._dtype)
+        return Table(features, targets, gram)
+
+    def _check_finite(
+        self, task: LocalTask, bucket: Bucket, result: DualResult | PrimalResult, lengths: NDArray[np.int64]
+    ) -> None:
+        values = [result.coefficients] if isinstance(result, DualResult) else list(result.update.values())
+        finite = [value.flatten(1).isfinite().all(1).numpy() for value in values]
+        wrong = np.flatnonzero(~np.logical_and.reduce(finite))
+        if len(wrong):
+            place = int(wrong[0])
+            raise diverged(task, self._names[int(bucket.clients[place])], int(lengths[place]))

@@ -1,0 +1,159 @@
+"""The dual form: linear heads under the SGD family, trained in the span of each client's features.
+
+A step of SGD adds to the head a combination of the batch's features, so a head that starts at `W0` stays in
+`W = s W0 + A^T X`: `X` `(n, D)` are the client's features, `A` `(n, C)` its coefficients and `s` a scalar that
+moves only under weight decay or a proximal term. Momentum's velocity has the same form. With the Gram matrix
+`K = X X^T`, computed once, a step costs `batch x n x C` instead of `batch x D x C`, and the iterates are the
+same. The bias is the weight of a constant feature, so `K` has 1 added.
+
+Clipping needs the gradient's norm, which is `trace(R^T K_bb R)` for the batch's residuals `R`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from clients.engine.batches import Steps
+from clients.settings import Sgd
+from fedgraft.models.loss_settings import LossSettings, SigmoidLoss, SoftmaxLoss
+from fedgraft.models.losses import sample_losses
+
+if TYPE_CHECKING:
+    import torch
+
+CLIP_EPSILON = 1e-6
+"""What `torch.nn.utils.clip_grad_norm_` adds to the norm."""
+
+
+@dataclass(frozen=True)
+class DualResult:
+    """What the training of a bucket gave, for clients in its order.
+
+    Attributes:
+        scale: `(num_clients,)`, the `s` above.
+        coefficients: `(num_clients, n, C)`, the `A` above; zero in rows past a client's size.
+        loss_sums: `(num_clients,)` losses summed over the samples of all steps, each before its step.
+        seen: `(num_clients,)` samples of all steps.
+    """
+
+    scale: torch.Tensor
+    coefficients: torch.Tensor
+    loss_sums: torch.Tensor
+    seen: torch.Tensor
+
+
+def train_dual(
+    gram: torch.Tensor,
+    start: torch.Tensor,
+    targets: torch.Tensor,
+    steps: Steps,
+    optimizer: Sgd,
+    learning_rate: float,
+    loss: LossSettings,
+    clip_norm: float | None = None,
+    mu: float = 0.0,
+) -> DualResult:
+    """Train the linear heads of a bucket of clients.
+
+    Args:
+        gram: `(num_clients, n, n)`, zero in rows and columns past a client's size.
+        start: `(num_clients, n, C)` outputs of the head that was received, bias included.
+        targets: `(num_clients, n)` int64 classes for softmax, else `(num_clients, n, C)`.
+        steps: the clients' steps; clients in falling order of their number of steps.
+        optimizer: SGD's settings.
+        learning_rate: the round's.
+        loss: a resolved loss.
+        clip_norm: largest norm of a step's gradient.
+        mu: weight of the proximal term `mu / 2 |W - W0|^2`.
+    """
+    import torch
+
+    num_clients, size, num_outputs = start.shape
+    scale = torch.ones(num_clients, dtype=start.dtype)
+    coefficients = torch.zeros_like(start)
+    decay = mu + optimizer.weight_decay
+    plain = optimizer.momentum == 0 and decay == 0
+    velocity = None if plain else (torch.zeros_like(scale), torch.zeros_like(start))
+    loss_sums = torch.zeros(num_clients, dtype=torch.float64)
+    index, counts = torch.from_numpy(steps.index), torch.from_numpy(steps.counts)
+    places = torch.arange(index.shape[2])
+    for step in range(index.shape[1]):
+        active = int((steps.lengths > step).sum())
+        batch, count = index[:active, step], counts[:active, step, None]
+        rows = gram[:active].gather(1, batch[:, :, None].expand(-1, -1, size))
+        wide = batch[:, :, None].expand(-1, -1, num_outputs)
+        outputs = scale[:active, None, None] * start[:active].gather(1, wide)
+        outputs.baddbmm_(rows, coefficients[:active])
+        real = places < count
+        wanted = _taken(targets[:active], batch)
+        losses = sample_losses(outputs.flatten(0, 1), wanted.flatten(0, 1), loss).view(active, -1)
+        loss_sums[:active] += (losses * real).sum(1, dtype=torch.float64)
+        residuals = output_gradients(outputs, wanted, loss) * (real.to(outputs.dtype) / count)[:, :, None]
+        if clip_norm is not None:
+            inner = rows.gather(2, batch[:, None, :].expand(-1, batch.shape[1], -1))
+            square = (residuals @ residuals.mT * inner).sum((1, 2)).clamp_min(0)
+            residuals *= (clip_norm / (square.sqrt() + CLIP_EPSILON)).clamp(max=1)[:, None, None]
+        if velocity is None:  # only the batch's rows move; padding adds zeros
+            coefficients[:active].scatter_add_(1, wide, -learning_rate * residuals)
+            continue
+        change = (decay * coefficients[:active]).scatter_add_(1, wide, residuals)
+        change_of_scale = decay * scale[:active] - mu
+        _move(
+            (scale[:active], coefficients[:active]),
+            (velocity[0][:active], velocity[1][:active]),
+            (change_of_scale, change),
+            optimizer,
+            learning_rate,
+        )
+    return DualResult(scale, coefficients, loss_sums, counts.sum(1))
+
+
+def _taken(targets: torch.Tensor, batch: torch.Tensor) -> torch.Tensor:
+    """Return the targets of each step's batch."""
+    if targets.dim() == 2:
+        return targets.gather(1, batch)
+    return targets.gather(1, batch[:, :, None].expand(-1, -1, targets.shape[2]))
+
+
+def _move(
+    values: tuple[torch.Tensor, torch.Tensor],
+    velocities: tuple[torch.Tensor, torch.Tensor],
+    gradients: tuple[torch.Tensor, torch.Tensor],
+    optimizer: Sgd,
+    learning_rate: float,
+) -> None:
+    """Take one step of `torch.optim.SGD`, in place."""
+    for value, velocity, gradient in zip(values, velocities, gradients, strict=True):
+        velocity.mul_(optimizer.momentum).add_(gradient)
+        direction = gradient + optimizer.momentum * velocity if optimizer.nesterov else velocity
+        value.sub_(direction, alpha=learning_rate)
+
+
+def output_gradients(outputs: torch.Tensor, targets: torch.Tensor, loss: LossSettings) -> torch.Tensor:
+    """Return the gradient of each sample's loss by its outputs, `(..., C)`.
+
+    Softmax: `p - (1 - e) onehot - e / C` with label smoothing `e`. Sigmoid: `(sigmoid - y) / C`. Squared: `f - y`.
+    """
+    import torch
+    from torch.nn import functional
+
+    num_outputs = outputs.shape[-1]
+    if isinstance(loss, SoftmaxLoss):
+        smoothed = functional.one_hot(targets, num_outputs).to(outputs.dtype) * (1 - loss.label_smoothing)
+        return torch.softmax(outputs, -1) - smoothed - loss.label_smoothing / num_outputs
+    if isinstance(loss, SigmoidLoss):
+        return (torch.sigmoid(outputs) - targets) / num_outputs
+    return outputs - targets
+
+
+def head_update(
+    result: DualResult, features: torch.Tensor, head: Mapping[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """Return every client's update, `(num_clients, *shape)`, from padded features `(num_clients, n, D)`."""
+    moved = (result.scale - 1).to(features.dtype)
+    update = {"weight": moved[:, None, None] * head["weight"] + result.coefficients.mT @ features}
+    if "bias" in head:
+        update["bias"] = moved[:, None] * head["bias"] + result.coefficients.sum(1)
+    return update

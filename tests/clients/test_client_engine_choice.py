@@ -1,0 +1,112 @@
+"""Buckets and forms: a pure function of shapes, every client once, bounded padding and memory, and what is said."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from clients.engine import choice
+from clients.engine.choice import Bucket, buckets, choose, cost, dual_fits, explain
+from clients.settings import Adam, AdamW, Sgd, TrainSettings
+from fedgraft.models.head_settings import CosineHead, HeadSettings, LinearHead, MlpHead
+
+FIVE = TrainSettings(local_epochs=5, batch_size=10)
+
+
+def of(sizes: Any, feature_dim: int = 1280, num_outputs: int = 10, **values: Any) -> list[Bucket]:
+    train, head = values.pop("train", FIVE), values.pop("head", LinearHead())
+    return buckets(np.asarray(sizes, dtype=np.int64), feature_dim, num_outputs, head, train)
+
+
+@given(
+    sizes=st.lists(st.integers(0, 3000), max_size=40),
+    feature_dim=st.integers(1, 3000),
+    num_outputs=st.integers(1, 300),
+    head=st.sampled_from([LinearHead(), CosineHead(), MlpHead(hidden=(64,))]),
+    form=st.sampled_from(["auto", "dual", "primal"]),
+    room=st.sampled_from([2**20, 2**24, 2**27]),
+)
+def test_every_client_with_samples_stands_in_one_bucket(
+    sizes: list[int], feature_dim: int, num_outputs: int, head: HeadSettings, form: Any, room: int
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(choice, "BUCKET_BYTES", room)
+        train = TrainSettings(local_epochs=2, form=form)
+        found = of(sizes, feature_dim, num_outputs, head=head, train=train)
+    placed = np.concatenate([[], *(bucket.clients for bucket in found)]).astype(int)
+    assert sorted(placed) == [position for position, size in enumerate(sizes) if size]
+    in_order = np.concatenate([[], *(bucket.sizes for bucket in found)]).astype(int)
+    assert (np.diff(in_order) <= 0).all()
+    for bucket in found:
+        assert bucket.sizes.tolist() == [sizes[position] for position in bucket.clients]
+        largest = int(bucket.sizes[0])
+        assert bucket.sizes.min() * choice.LARGEST_RATIO >= largest
+        copies = largest if bucket.form == "dual" else 0
+        assert len(bucket.clients) == 1 or 4 * len(bucket.clients) * largest * (feature_dim + copies) <= room
+        if form != "auto" and isinstance(head, LinearHead):
+            assert bucket.form == form
+        if not isinstance(head, LinearHead):
+            assert bucket.form == "primal"
+
+
+def test_equal_clients_share_a_bucket_and_ties_keep_their_order() -> None:
+    (bucket,) = of([50] * 100)
+    assert bucket.clients.tolist() == list(range(100))
+    (bucket,) = of([48, 50, 0, 50, 48])
+    assert bucket.clients.tolist() == [1, 3, 0, 4]
+
+
+def test_choices_are_made_of_shapes_alone() -> None:
+    """Of the cost of this very size, whoever else is there; and alike whenever it is asked."""
+    sizes = np.random.default_rng(0).integers(1, 3000, 200)
+    found, again = of(sizes), of(sizes)
+    assert [bucket.clients.tolist() for bucket in found] == [bucket.clients.tolist() for bucket in again]
+    for bucket in found:
+        assert bucket.form == choose(int(bucket.sizes[0]), 1280, 10, LinearHead(), FIVE)
+    assert {bucket.form for bucket in found} == {"dual", "primal"}
+
+
+@pytest.mark.parametrize(
+    ("size", "feature_dim", "num_outputs", "form"),
+    [
+        (50, 1280, 10, "dual"),  # the design's measurement: 10 ms a round against 26 ms
+        (20, 1280, 10, "dual"),
+        (5_000, 1280, 10, "primal"),  # more samples than features: the span is the whole space
+        (5_000, 8, 3, "primal"),
+    ],
+)
+def test_the_cheaper_form(size: int, feature_dim: int, num_outputs: int, form: str) -> None:
+    assert choose(size, feature_dim, num_outputs, LinearHead(), FIVE) == form
+
+
+def test_costs_by_hand() -> None:
+    """50 samples, 1280 x 10, 25 steps of 10: 25*10*50*10 + 2*50*1280*10 + 50*50*1280/20, 25*1280*10*(2*10+16)."""
+    assert cost("dual", 50, 1280, 10, FIVE) == 125_000 + 1_280_000 + 160_000
+    assert cost("primal", 50, 1280, 10, FIVE) == 11_520_000
+
+
+@pytest.mark.parametrize("head", [LinearHead(), LinearHead(bias=False), CosineHead(), MlpHead()], ids=repr)
+@pytest.mark.parametrize("optimizer", [Sgd(momentum=0.9, nesterov=True, weight_decay=0.1), Adam(), AdamW()], ids=repr)
+@pytest.mark.parametrize("form", ["auto", "dual", "primal"])
+def test_dual_only_where_it_is_exact(head: Any, optimizer: Any, form: Any) -> None:
+    train = TrainSettings(optimizer=optimizer, form=form)
+    fits = head.name == "linear" and optimizer.name == "sgd"
+    assert dual_fits(head, train) == fits
+    assert choose(50, 1280, 10, head, train) == ("dual" if fits and form != "primal" else "primal")
+
+
+def test_what_is_said_of_the_choice() -> None:
+    sizes = [0] + [50] * 1000 + [48] * 4 + [4000] * 2
+    found = of(sizes)
+    duals = sum(bucket.form == "dual" for bucket in found)
+    dual, primal = explain(found, 1280, 10, FIVE)
+    assert dual == (
+        f"dual form for 1,004 clients of 48 to 50 samples in {duals} buckets "
+        "(predicted multiplications a round for the largest: dual 1.6e+06, primal 1.2e+07)"
+    )
+    assert primal.startswith("primal form for 2 clients of 4000 to 4000 samples in ")
+    assert explain([], 1280, 10, FIVE) == []
