@@ -106,11 +106,18 @@ def toy(tmp_path: Path) -> Path:
 
 
 class Watch:
-    """Every process seen below one process, as (id, start time), so that a reused id is not taken for it."""
+    """Every process seen below one process, as (id, start time), so that a reused id is not taken for it.
+
+    What was there before, such as multiprocessing's resource tracker of an earlier test, is not watched.
+    """
 
     def __init__(self, root: int) -> None:
         self.root = root
+        self.before: frozenset[tuple[int, str]] = frozenset()
         self.seen: dict[tuple[int, str], str] = {}
+        self.look()
+        self.before = frozenset(self.seen)
+        self.seen.clear()
 
     def look(self) -> None:
         parents: dict[int, list[tuple[int, str, str]]] = {}
@@ -125,7 +132,8 @@ class Watch:
         waiting = [self.root]
         while waiting:
             for pid, started, name in parents.get(waiting.pop(), []):
-                self.seen[pid, started] = name
+                if (pid, started) not in self.before:
+                    self.seen[pid, started] = name
                 waiting.append(pid)
 
     def alive(self) -> dict[int, str]:

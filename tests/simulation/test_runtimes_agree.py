@@ -14,11 +14,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from flwr.app import Context, RecordDict
 from small_scenarios import changed, small, small_file
 
 import fedgraft
+from clients.app import app as client_app
+from clients.host import forget_hosts
 from fedgraft.errors import FedGraftError
+from fedgraft.simulation.flower_identity import claim_identity
+from fedgraft.simulation.inline import InlineGrid
+from fedgraft.submission import RunFacts, Submission
 from scenarios.schema import Scenario
+from server.app import app as server_app
 
 UNEQUAL = ("seconds", "bytes_down", "bytes_up")
 REPOSITORY = Path(fedgraft.__file__).parent.parent
@@ -58,6 +65,42 @@ def test_inline_and_flower(tmp_path: Path) -> None:
     assert_same_bits(flower, inline)
     assert [event["number"] for event in events if event["kind"] == "round"] == [1, 2, 3]
     assert events[-1]["kind"] == "finished"
+
+
+def with_hosts(scenario: Scenario, num_hosts: int, out: Path) -> fedgraft.Run:
+    """Run a scenario with several hosts, all in this process."""
+    forget_hosts()
+    claim_identity(1)
+    facts = RunFacts(run_id="run-00000001", directory=str(out), num_hosts=num_hosts)
+    config: dict[str, Any] = {"scenario": Submission(scenario.model_dump_json(), facts).to_run_config()}
+    hosts = {
+        2 + number: Context(1, 2 + number, {"partition-id": number, "num-partitions": num_hosts}, RecordDict(), config)
+        for number in range(num_hosts)
+    }
+    server_app(InlineGrid(client_app, hosts), Context(1, 1, {}, RecordDict(), config))
+    forget_hosts()
+    return fedgraft.load(out)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"train.form": "dual"},
+        {"train.form": "primal"},
+        {"train.form": "loop"},
+        {"head": {"name": "mlp", "hidden": [8]}, "server.clients_per_round": 5},
+        {"strategy": {"name": "flower:FedAdam", "parameters": {"eta": 0.05}}, "server.clients_per_round": 5},
+        {"strategy": {"name": "flower:FedProx", "parameters": {"proximal_mu": 0.1}}},
+    ],
+    ids=["chosen", "dual", "primal", "loop", "mlp", "stack", "proximal"],
+)
+def test_hosts_are_only_addresses(tmp_path: Path, changes: dict[str, Any]) -> None:
+    """Three shards at one, two, three and five hosts: what is trained beside a client must not change its bits."""
+    scenario = small(shards=3, **changes)
+    one = with_hosts(scenario, 1, tmp_path / "1")
+    for num_hosts in (2, 3, 5):
+        assert_same_bits(with_hosts(scenario, num_hosts, tmp_path / str(num_hosts)), one)
 
 
 @pytest.mark.slow
@@ -107,7 +150,8 @@ def flower_home(tmp_path: Path) -> Iterator[dict[str, str]]:
         "FLWR_DISABLE_UPDATE_CHECK": "1",
         "RAY_USAGE_STATS_ENABLED": "0",
     }
-    yield {**os.environ, **switches}
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # as in an activated environment
+    yield {**os.environ, **switches, "PATH": path}
     for identifier in processes_with(f"FLWR_HOME={home}"):
         os.kill(identifier, signal.SIGKILL)
 
