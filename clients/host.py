@@ -46,7 +46,7 @@ from fedgraft.wire.requests import (
     TrainReply,
     TrainRequest,
 )
-from fedgraft.wire.shards import host_of_client
+from fedgraft.wire.shards import host_of_client, shard_of_client
 from fedgraft.wire.statistics import check_statistics_size
 from fedgraft.workspace import open_workspace
 
@@ -75,6 +75,7 @@ class Host:
         hosts = host_of_client(federation.num_clients, part.shards, num_hosts)
         self.clients: NDArray[np.int64] = np.flatnonzero(hosts == number)
         """Positions of this host's clients among the federation's; a request's index counts in this list."""
+        self._shards = shard_of_client(federation.num_clients, part.shards)[self.clients]
         self.names = [federation.client_names[position] for position in self.clients]
         self.keys = name_keys(self.names)
         samples = federation.samples
@@ -213,7 +214,14 @@ class Host:
         if self._engine_kept is None or self._engine_kept[0] is not features:
             federation = self.workspace.federation
             engine = Engine(
-                features, federation.samples.targets, federation.train, self.clients, self.keys, self.names, task
+                features,
+                federation.samples.targets,
+                federation.train,
+                self.clients,
+                self.keys,
+                self.names,
+                task,
+                self._shards,
             )
             num_outputs = self.objective.num_outputs
             for line in explain(engine.buckets, features.shape[1], num_outputs, self.part.train):

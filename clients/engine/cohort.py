@@ -105,6 +105,8 @@ class Engine:
         keys: `(num_clients,)` the clients' keys.
         names: the clients' names, for errors.
         task: what is the same for every client in every round; the round's number is given later.
+        shards: `(num_clients,)` shard numbers; no bucket spans two. What a client's neighbours in a bucket are
+            decides its rounding, so a bucket must not depend on which shards share a host. Default: one shard.
         dtype: of all computation.
     """
 
@@ -117,6 +119,7 @@ class Engine:
         keys: NDArray[np.uint64],
         names: Sequence[str],
         task: LocalTask,
+        shards: NDArray[np.int64] | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         import torch
@@ -124,10 +127,16 @@ class Engine:
         self._features, self._targets, self._train = features, targets, train
         self._clients, self._keys, self._names = clients, keys, names
         self._dtype = dtype or torch.float32
-        objective = task.objective
-        self.buckets = buckets(
-            train.counts[clients], features.shape[1], objective.num_outputs, objective.head, task.train
-        )
+        objective, sizes = task.objective, train.counts[clients]
+        self.buckets: list[Bucket] = []
+        for shard in [None] if shards is None else np.unique(shards):
+            members = np.arange(len(clients)) if shard is None else np.flatnonzero(shards == shard)
+            self.buckets += [
+                Bucket(members[bucket.clients], bucket.sizes, bucket.form)
+                for bucket in buckets(
+                    sizes[members], features.shape[1], objective.num_outputs, objective.head, task.train
+                )
+            ]
         self._kept: dict[int, Table] = {}
         self._kept_bytes = 0
 
