@@ -103,6 +103,11 @@ def test_pictures_load_nothing(picture: Path) -> None:
     assert re.findall(r"(?:href|src|url\()[=(\"' ]*https?:[^\"')]*", text) == []
 
 
+def test_the_readme_says_what_its_picture_shows() -> None:
+    (accuracy,) = re.findall(r"accuracy (0\.\d+) on the central", (ROOT / "README.md").read_text(encoding="utf-8"))
+    assert accuracy in (ROOT / "docs" / "pictures" / "run.svg").read_text(encoding="utf-8")
+
+
 def is_whole(snippet: Snippet) -> bool:
     """Whether a block is a scenario; the generated reference shows parts of one, and is tested elsewhere."""
     keys = yaml.safe_load(snippet.text)
