@@ -243,7 +243,10 @@ class Engine:
     def _check_finite(
         self, task: LocalTask, bucket: Bucket, result: DualResult | PrimalResult, lengths: NDArray[np.int64]
     ) -> None:
-        values = [result.coefficients] if isinstance(result, DualResult) else list(result.update.values())
+        if isinstance(result, DualResult):
+            values = [result.coefficients, result.scale[:, None]]
+        else:
+            values = list(result.update.values())
         finite = [value.flatten(1).isfinite().all(1).numpy() for value in values]
         wrong = np.flatnonzero(~np.logical_and.reduce(finite))
         if len(wrong):
