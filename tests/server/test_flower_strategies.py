@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import logging
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -30,9 +32,12 @@ PARAMETERS: dict[str, dict[str, float]] = {
 
 
 @pytest.fixture(autouse=True, scope="module")
-def identity() -> None:
+def identity() -> Iterator[None]:
     claim_identity(1)
     logging.getLogger("flwr").setLevel(logging.ERROR)
+    gc.freeze()  # QFedAvg and Bulyan collect garbage once a client: seconds, beside all that other tests imported
+    yield
+    gc.unfreeze()
 
 
 class Nodes(Grid):

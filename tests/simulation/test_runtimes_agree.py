@@ -97,7 +97,7 @@ def with_hosts(scenario: Scenario, num_hosts: int, out: Path) -> fedgraft.Run:
 )
 def test_hosts_are_only_addresses(tmp_path: Path, changes: dict[str, Any]) -> None:
     """Three shards at one, two and five hosts: what is trained beside a client must not change its bits."""
-    scenario = small(shards=3, **changes)
+    scenario = small(**{"shards": 3, "server.rounds": 3, **changes})
     one = with_hosts(scenario, 1, tmp_path / "1")
     for num_hosts in (2, 5):
         assert_same_bits(with_hosts(scenario, num_hosts, tmp_path / str(num_hosts)), one)
