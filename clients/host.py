@@ -20,7 +20,7 @@ from clients.halves import build_half
 from clients.replies import StackReply, SumReply, Trained
 from clients.settings import ClientPart
 from clients.statistics import statistics_sums
-from clients.training import LocalTask, train_one_by_one
+from clients.training import LocalTask, diverged, train_one_by_one
 from fedgraft import __version__
 from fedgraft.data.ragged import Ragged
 from fedgraft.errors import ModelError, WireError
@@ -196,6 +196,9 @@ class Host:
         for clients in trained:
             reply.add(clients)
             steps[clients.turns], losses[clients.turns] = clients.num_steps, clients.mean_losses
+        infinite = np.flatnonzero(~np.isfinite(losses))
+        if len(infinite):  # the loss can pass what floats hold before the head does
+            raise diverged(task, self.names[index[infinite[0]]], int(steps[infinite[0]]))
         num_train = self.workspace.federation.train.counts[self.clients[index]]
         return {"index": index, "num_train": num_train, "steps": steps, "train_loss": losses}
 

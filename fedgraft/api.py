@@ -143,6 +143,8 @@ def prepare(scenario: Scenario) -> dict[str, float]:
 
     open_workspace.cache_clear()
     seconds = {}
+    if scenario.runtime.name == "flower" and scenario.shards == 1 and scenario.runtime.hosts != 1:
+        report("note", text="shards is 1, so one process trains all clients; more shards use more processes")
     started = time.perf_counter()
     report("phase", name="data")
     workspace = open_workspace(scenario.data, scenario.seed, scenario.backbone, scenario.features)
@@ -187,7 +189,6 @@ def _start(scenario: Scenario, submission: Submission, verbose: bool) -> None:
         {"scenario": submission.to_run_config()},
         submission.run.num_hosts,
         scenario.runtime.cpus_per_host,
-        scenario.runtime.gpus_per_host,
         verbose=verbose,
         on_poll=follow,
         log_file=directory / "flower.log",

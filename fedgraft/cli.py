@@ -86,11 +86,11 @@ def run(
 
     Example: [bold]fedgraft run quickstart --set data.partition.alpha=0.1 --out runs/uneven[/]
     """
-    from fedgraft import api
-    from fedgraft.display import RunDisplay, result_table
-
     options: dict[str, Any] = {"runtime": runtime, "out": directory, "resume": resume, "verbose": verbose}
     try:
+        from fedgraft import api
+        from fedgraft.display import RunDisplay, result_table
+
         if quiet or as_json:
             finished = api.run(scenario, overrides, **options)
         else:

@@ -58,6 +58,7 @@ class RunDisplay:
             "progress": self._work,
             "partition": self._partition,
             "round": self._round,
+            "explain": self._explain,
             "note": lambda event: self._console.print(f"[yellow]note:[/] {escape(event['text'])}", highlight=False),
         }
 
@@ -80,6 +81,10 @@ class RunDisplay:
         if self._details and event["name"] in PHASES:
             self._console.print(f"[dim]{PHASES[event['name']]}[/]")
 
+    def _explain(self, event: dict[str, Any]) -> None:
+        if self._details:
+            self._console.print(f"[dim]{escape(event['text'])}[/]", highlight=False)
+
     def _partition(self, event: dict[str, Any]) -> None:
         from fedgraft.data.summary import partition_table
 
@@ -91,7 +96,7 @@ class RunDisplay:
         self._console.print(
             f"{federation.num_clients:,} clients, {int(federation.train.counts.sum()):,} training and "
             f"{int(federation.validation.counts.sum()):,} validation samples, {len(federation.test):,} in the "
-            f"central test part, {samples.num_classes} {'classes' if samples.task == 'classes' else 'outputs'}",
+            f"central test part, {_counted(samples.num_classes, 'class' if samples.task == 'classes' else 'output')}",
             highlight=False,
         )
 
@@ -115,6 +120,11 @@ class RunDisplay:
         if name not in self._tasks:
             self._tasks[name] = self._progress.add_task(name, total=total, note="")
         return self._tasks[name]
+
+
+def _counted(number: int, word: str) -> str:
+    ending = "" if number == 1 else "es" if word.endswith("s") else "s"
+    return f"{number} {word}{ending}"
 
 
 METRICS = ("accuracy", "mean_squared_error")

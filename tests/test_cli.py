@@ -213,6 +213,20 @@ def test_arrays_that_make_no_sense(
     assert_refused(call("run", scenario(data_scenario("{name: arrays, path: a.npz}"))), "a.npz", expected)
 
 
+def test_client_names_of_several_lines(call: Call, scenario: Callable[[str], Path], tmp_path: Path) -> None:
+    owners = np.array(["north\nward", "south"] * 3)
+    np.savez(tmp_path / "a.npz", features=np.eye(6, dtype=np.float32), labels=[0, 1] * 3, client=owners)
+    text = data_scenario("{name: arrays, path: a.npz}").replace("{name: iid, clients: 2}", "natural")
+    assert_refused(call("run", scenario(text)), "a client's name must be one line", "north\\nward")
+
+
+@pytest.mark.parametrize("form", ["auto", "loop"])
+def test_training_that_diverges_names_client_and_remedy(call: Call, scenario: Callable[[str], Path], form: str) -> None:
+    steep = f"loss: squared\ntrain: {{form: {form}, local_epochs: 9, optimizer: {{learning_rate: 50}}}}\n"
+    answer = call("run", scenario(SMALL + steep))
+    assert_refused(answer, "client 'client-0000'", "training diverged", "lower train.optimizer.learning_rate (now 50)")
+
+
 def test_more_clients_than_samples(call: Call, scenario: Callable[[str], Path]) -> None:
     source = "{name: synthetic, kind: features, num_samples: 20, num_classes: 2, num_features: 3}"
     assert_refused(call("run", scenario(data_scenario(source, clients=50))), "50", "clients")

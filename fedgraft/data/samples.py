@@ -132,7 +132,8 @@ def check_samples(samples: Samples, source: str) -> Samples:
     """Return the samples if a head can be trained on them.
 
     Raises:
-        DataError: there are none, one class only, ids that repeat, or targets that are not finite.
+        DataError: there are none, one class only, ids that repeat, targets that are not finite, or client names
+            of several lines.
     """
     if samples.num_samples == 0:
         raise DataError(f"{source}: no samples")
@@ -150,6 +151,10 @@ def check_samples(samples: Samples, source: str) -> Samples:
                 f"{source}: all {samples.num_samples} samples have the one class '{only}'; "
                 + "; ".join(("a classifier needs at least two classes", *samples.notes))
             )
+    if samples.natural_client is not None:
+        broken = [name for name in np.unique(samples.natural_client).tolist() if "\n" in name]
+        if broken:
+            raise DataError(f"{source}: a client's name must be one line; came {listed(map(repr, broken), 5)}")
     ids, counts = np.unique(samples.sample_ids, return_counts=True)
     if len(ids) < samples.num_samples:
         repeated = ids[counts > 1].tolist()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt
 
 from fedgraft.settings import Settings, named
 
@@ -27,8 +27,6 @@ class FlowerRuntime(Settings):
     """Processes that speak for the clients; default: one a shard, at most one a processor core."""
     cpus_per_host: PositiveFloat = 1.0
     """Processor cores that Ray sets aside for each host."""
-    gpus_per_host: NonNegativeFloat = 0.0
-    """GPUs, or a part of one, that Ray sets aside for each host."""
     threads: PositiveInt = 1
     """Threads that torch uses in each host while heads train."""
 
