@@ -13,6 +13,7 @@ it is a formula of shapes, never a timing, so that every machine chooses alike. 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -34,16 +35,25 @@ TOUCHED = 16
 LARGEST_RATIO = 1.25
 """Of the largest client's samples to the smallest's in a bucket: padding wastes at most as much."""
 
-BUCKET_BYTES = 128 * 2**20
-"""Padded features, Gram matrices or copies of the head that a bucket may hold at once."""
+BYTES_AT_ONCE = 128 * 2**20
+"""Padded features, Gram matrices and copies of the head of the clients that train at once."""
+
+CACHE_BYTES = 8 * 2**20
+"""Heads, gradients and batches of the clients that train at once in the primal form: each step goes through all."""
+
+FEW = 32
+"""Clients below which the steps cost little more than their calls; so few share their steps with smaller ones."""
+
+FEW_RATIO = 2
+"""Of the largest client's samples to the smallest's where few train at once."""
 
 
 @dataclass(frozen=True)
 class Bucket:
-    """Clients of like size that train together.
+    """Clients of like size.
 
     Attributes:
-        clients: `(num_clients,)` positions in the host's list.
+        clients: `(num_clients,)` positions in the host's list, in falling order of their sizes.
         sizes: `(num_clients,)` training samples.
         form: how they train.
     """
@@ -72,11 +82,11 @@ def cost(form: Form, size: int, feature_dim: int, num_outputs: int, train: Train
 
 
 def choose(size: int, feature_dim: int, num_outputs: int, head: HeadSettings, train: TrainSettings) -> Form:
-    """Return the form for clients of `size` samples."""
-    if not dual_fits(head, train):
+    """Return the form for clients of `size` samples; `primal` where one Gram matrix would be too large."""
+    if not dual_fits(head, train) or train.form == "primal" or 4 * size**2 > BYTES_AT_ONCE:
         return "primal"
-    if train.form in ("dual", "primal"):
-        return "dual" if train.form == "dual" else "primal"
+    if train.form == "dual":
+        return "dual"
     dual, primal = (cost(form, size, feature_dim, num_outputs, train) for form in ("dual", "primal"))
     return "dual" if dual <= primal else "primal"
 
@@ -95,18 +105,60 @@ def buckets(
     """
     order = np.argsort(-sizes, kind="stable")
     order = order[sizes[order] > 0]
+    falling = -sizes[order]
     found: list[Bucket] = []
     first = 0
     while first < len(order):
-        largest = int(sizes[order[first]])
+        largest = int(-falling[first])
+        last = int(np.searchsorted(falling, -largest / LARGEST_RATIO, side="right"))
         form = choose(largest, feature_dim, num_outputs, head, train)
-        floats = largest * feature_dim + (largest**2 if form == "dual" else 4 * num_outputs * feature_dim)
-        room = max(1, BUCKET_BYTES // (4 * floats))
-        within = int(np.searchsorted(-sizes[order[first:]], -largest / LARGEST_RATIO, side="right"))
-        clients = order[first : first + min(room, max(within, 1))]
-        found.append(Bucket(clients, sizes[clients], form))
-        first += len(clients)
+        found.append(Bucket(order[first:last], -falling[first:last], form))
+        first = last
     return found
+
+
+def at_once(form: Form, largest: int, feature_dim: int, num_parameters: int, train: TrainSettings) -> int:
+    """Return how many clients of up to `largest` samples may train at once, at least 1."""
+    held = largest * feature_dim + (largest**2 if form == "dual" else 4 * num_parameters)
+    most = max(1, BYTES_AT_ONCE // (4 * held))
+    if form == "dual":
+        return most
+    touched = 2 * num_parameters + min(train.batch_size, largest) * feature_dim
+    return min(most, max(FEW // 2, CACHE_BYTES // (4 * touched)))
+
+
+def groups(
+    found: Sequence[Bucket],
+    chosen: Sequence[NDArray[np.int64]],
+    feature_dim: int,
+    num_parameters: int,
+    train: TrainSettings,
+) -> list[list[tuple[int, NDArray[np.int64]]]]:
+    """Return which of the chosen clients train at once: rows of one bucket, or where they are few, of several.
+
+    Args:
+        found: the buckets, in falling order of sizes.
+        chosen: of each bucket, ascending rows of the clients that train.
+        feature_dim: length of a feature vector.
+        num_parameters: of the head.
+        train: how clients train.
+    """
+    formed: list[list[tuple[int, NDArray[np.int64]]]] = []
+    count, room, largest, form = 0, 0, 0, ""
+    for number, (bucket, rows) in enumerate(zip(found, chosen, strict=True)):
+        if not len(rows):
+            continue
+        near = int(bucket.sizes[rows[-1]]) * FEW_RATIO >= largest or largest <= train.batch_size
+        if near and bucket.form == form and count + len(rows) <= min(room, FEW):
+            formed[-1].append((number, rows))
+            count += len(rows)
+            continue
+        largest, form = int(bucket.sizes[0]), bucket.form
+        room = at_once(bucket.form, largest, feature_dim, num_parameters, train)
+        parts = [rows[first : first + room] for first in range(0, len(rows), room)]
+        formed += [[(number, part)] for part in parts]
+        count = len(parts[-1])
+    return formed
 
 
 def explain(found: list[Bucket], feature_dim: int, num_outputs: int, train: TrainSettings) -> list[str]:

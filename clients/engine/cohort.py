@@ -1,4 +1,4 @@
-"""Trains the clients that a request names, bucket by bucket."""
+"""Trains the clients that a request names, many at once."""
 
 from __future__ import annotations
 
@@ -10,48 +10,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clients.engine.batches import plan_steps
-from clients.engine.choice import Bucket, buckets
+from clients.engine.choice import Bucket, buckets, groups
 from clients.engine.dual import DualResult, head_update, train_dual
 from clients.engine.primal import PrimalResult, train_primal
+from clients.engine.tables import Table, Tables, joined
 from clients.replies import Trained
 from clients.settings import Sgd
 from clients.training import LocalTask, diverged
 from fedgraft.data.ragged import Ragged
-from fedgraft.models.heads import forward
-from fedgraft.models.losses import target_tensor
+from fedgraft.models.heads import forward, head_shapes
 
 if TYPE_CHECKING:
     import torch
-
-LARGEST_KEPT_BYTES = 4 * 2**30
-"""Features and Gram matrices that an engine keeps between rounds; what is beyond is gathered anew in each."""
 
 ROWS_AT_ONCE = 4096
 """Rows of features that one float32 product sums over; products are added in float64."""
 
 
 @dataclass(frozen=True)
-class Table:
-    """A bucket's samples: features `(num_clients, n, D)` and targets, padded with zeros; Gram matrices if dual."""
-
-    features: torch.Tensor
-    targets: torch.Tensor
-    gram: torch.Tensor | None
-
-    def of(self, rows: NDArray[np.int64]) -> Table:
-        """Return some of the clients; all of them without a copy."""
-        import torch
-
-        if len(rows) == len(self.features):
-            return self
-        chosen = torch.from_numpy(rows)
-        gram = None if self.gram is None else self.gram[chosen]
-        return Table(self.features[chosen], self.targets[chosen], gram)
-
-
-@dataclass(frozen=True)
-class TrainedBucket:
-    """The clients of a bucket after their training."""
+class TrainedGroup:
+    """Some clients that trained at once, after their training."""
 
     turns: NDArray[np.int64]
     num_samples: NDArray[np.int64]
@@ -105,8 +83,8 @@ class Engine:
         keys: `(num_clients,)` the clients' keys.
         names: the clients' names, for errors.
         task: what is the same for every client in every round; the round's number is given later.
-        shards: `(num_clients,)` shard numbers; no bucket spans two. What a client's neighbours in a bucket are
-            decides its rounding, so a bucket must not depend on which shards share a host. Default: one shard.
+        shards: `(num_clients,)` shard numbers; clients of two never train at once. Who trains beside a client
+            decides its rounding, so that must not depend on which shards share a host. Default: one shard.
         dtype: of all computation.
     """
 
@@ -124,26 +102,29 @@ class Engine:
     ) -> None:
         import torch
 
-        self._features, self._targets, self._train = features, targets, train
-        self._clients, self._keys, self._names = clients, keys, names
+        self._features, self._clients, self._keys, self._names = features, clients, keys, names
         self._dtype = dtype or torch.float32
         objective, sizes = task.objective, train.counts[clients]
-        self.buckets: list[Bucket] = []
+        self._num_parameters = sum(
+            int(np.prod(shape))
+            for shape in head_shapes(objective.head, features.shape[1], objective.num_outputs).values()
+        )
+        self._by_shard: list[list[Bucket]] = []
         for shard in [None] if shards is None else np.unique(shards):
             members = np.arange(len(clients)) if shard is None else np.flatnonzero(shards == shard)
-            self.buckets += [
-                Bucket(members[bucket.clients], bucket.sizes, bucket.form)
-                for bucket in buckets(
-                    sizes[members], features.shape[1], objective.num_outputs, objective.head, task.train
-                )
-            ]
-        self._kept: dict[int, Table] = {}
-        self._kept_bytes = 0
+            found = buckets(sizes[members], features.shape[1], objective.num_outputs, objective.head, task.train)
+            self._by_shard.append([Bucket(members[bucket.clients], bucket.sizes, bucket.form) for bucket in found])
+        self._tables = Tables(features, targets, train, clients, objective, self._dtype)
+
+    @property
+    def buckets(self) -> list[Bucket]:
+        """All buckets, shard by shard."""
+        return [bucket for found in self._by_shard for bucket in found]
 
     def run(
         self, task: LocalTask, head: Mapping[str, torch.Tensor], index: NDArray[np.int64], mu: float = 0.0
     ) -> Iterator[Trained]:
-        """Train the clients at `index`, ascending positions among the host's; yield them bucket by bucket.
+        """Train the clients at `index`, ascending positions among the host's; yield those that trained at once.
 
         Clients without samples are not trained and not yielded.
 
@@ -158,24 +139,28 @@ class Engine:
         """
         turns = np.full(len(self._clients), -1, dtype=np.int64)
         turns[index] = np.arange(len(index))
-        for number, bucket in enumerate(self.buckets):
-            rows = np.flatnonzero(turns[bucket.clients] >= 0)
-            if len(rows):
-                chosen = Bucket(bucket.clients[rows], bucket.sizes[rows], bucket.form)
-                table = self._table(number, task).of(rows)
-                yield self._train_bucket(task, chosen, table, head, turns[chosen.clients], mu)
+        first = 0
+        for found in self._by_shard:
+            chosen = [np.flatnonzero(turns[bucket.clients] >= 0) for bucket in found]
+            for group in groups(found, chosen, self._features.shape[1], self._num_parameters, task.train):
+                clients = np.concatenate([found[number].clients[rows] for number, rows in group])
+                sizes = np.concatenate([found[number].sizes[rows] for number, rows in group])
+                table = joined([self._tables.of(first + number, found[number], rows) for number, rows in group])
+                yield self._train_group(task, clients, sizes, table, head, turns[clients], mu)
+            first += len(found)
 
-    def _train_bucket(
+    def _train_group(
         self,
         task: LocalTask,
-        bucket: Bucket,
+        clients: NDArray[np.int64],
+        sizes: NDArray[np.int64],
         table: Table,
         head: Mapping[str, torch.Tensor],
         turns: NDArray[np.int64],
         mu: float,
-    ) -> TrainedBucket:
+    ) -> TrainedGroup:
         train = task.train
-        steps = plan_steps(train, task.seed, task.round_number, self._keys[bucket.clients], bucket.sizes)
+        steps = plan_steps(train, task.seed, task.round_number, self._keys[clients], sizes)
         result: DualResult | PrimalResult
         if table.gram is not None and isinstance(train.optimizer, Sgd):
             start = forward(task.objective.head, head, table.features)
@@ -202,46 +187,13 @@ class Engine:
                 train.clip_norm,
                 mu,
             )
-        self._check_finite(task, bucket, result, steps.lengths)
+        self._check_finite(task, clients, result, steps.lengths)
         seen = result.seen.numpy()
         losses = result.loss_sums.numpy() / np.maximum(seen, 1)
-        return TrainedBucket(turns, bucket.sizes, steps.lengths, losses, result, table.features, head)
-
-    def _table(self, number: int, task: LocalTask) -> Table:
-        """Return a bucket's samples, kept from an earlier round if there is room."""
-        if number in self._kept:
-            return self._kept[number]
-        table = self._gather(self.buckets[number], task)
-        size = table.features.nbytes + (0 if table.gram is None else table.gram.nbytes)
-        if self._kept_bytes + size <= LARGEST_KEPT_BYTES:
-            self._kept[number] = table
-            self._kept_bytes += size
-        return table
-
-    def _gather(self, bucket: Bucket, task: LocalTask) -> Table:
-        """Read a bucket's samples and pad them; the Gram matrices are of what training sees."""
-        import torch
-
-        objective, longest = task.objective, int(bucket.sizes.max())
-        features = torch.zeros((len(bucket.clients), longest, self._features.shape[1]), dtype=self._dtype)
-        padded: list[torch.Tensor] = []
-        for place, client in enumerate(bucket.clients):
-            rows = self._train.of(int(self._clients[client]))
-            features[place, : len(rows)] = torch.from_numpy(np.asarray(self._features[rows])).to(self._dtype)
-            own = target_tensor(self._targets[rows], objective.task, objective.loss, objective.num_outputs)
-            padded.append(torch.nn.functional.pad(own, (*[0, 0] * (own.dim() - 1), 0, longest - len(rows))))
-        targets = torch.stack(padded)
-        targets = targets if targets.dtype == torch.int64 else targets.to(self._dtype)
-        if bucket.form == "primal":
-            return Table(features, targets, None)
-        gram = features @ features.mT
-        if getattr(objective.head, "bias", False):
-            real = torch.arange(longest) < torch.from_numpy(bucket.sizes)[:, None]
-            gram += (real[:, :, None] & real[:, None, :]).to(self._dtype)
-        return Table(features, targets, gram)
+        return TrainedGroup(turns, sizes, steps.lengths, losses, result, table.features, head)
 
     def _check_finite(
-        self, task: LocalTask, bucket: Bucket, result: DualResult | PrimalResult, lengths: NDArray[np.int64]
+        self, task: LocalTask, clients: NDArray[np.int64], result: DualResult | PrimalResult, lengths: NDArray[np.int64]
     ) -> None:
         if isinstance(result, DualResult):
             values = [result.coefficients, result.scale[:, None]]
@@ -251,4 +203,4 @@ class Engine:
         wrong = np.flatnonzero(~np.logical_and.reduce(finite))
         if len(wrong):
             place = int(wrong[0])
-            raise diverged(task, self._names[int(bucket.clients[place])], int(lengths[place]))
+            raise diverged(task, self._names[int(clients[place])], int(lengths[place]))

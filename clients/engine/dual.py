@@ -79,24 +79,30 @@ def train_dual(
     loss_sums = torch.zeros(num_clients, dtype=torch.float64)
     index, counts = torch.from_numpy(steps.index), torch.from_numpy(steps.counts)
     places = torch.arange(index.shape[2])
+    # A client's rows stand one after another in flat tables; whole rows are taken, which is much faster than `gather`.
+    flat_gram, flat_start, flat_targets = gram.flatten(0, 1), start.flatten(0, 1), targets.flatten(0, 1)
+    firsts = torch.arange(num_clients)[:, None] * size
     for step in range(index.shape[1]):
         active = int((steps.lengths > step).sum())
         batch, count = index[:active, step], counts[:active, step, None]
-        rows = gram[:active].gather(1, batch[:, :, None].expand(-1, -1, size))
-        wide = batch[:, :, None].expand(-1, -1, num_outputs)
-        outputs = scale[:active, None, None] * start[:active].gather(1, wide)
+        taken = (firsts[:active] + batch).flatten()
+        rows = flat_gram.index_select(0, taken).view(active, -1, size)
+        outputs = flat_start.index_select(0, taken).view(active, -1, num_outputs)
+        if not plain:
+            outputs *= scale[:active, None, None]
         outputs.baddbmm_(rows, coefficients[:active])
-        real = places < count
-        wanted = _taken(targets[:active], batch)
-        losses = sample_losses(outputs.flatten(0, 1), wanted.flatten(0, 1), loss).view(active, -1)
+        real, wide = places < count, batch[:, :, None].expand(-1, -1, num_outputs)
+        wanted = flat_targets.index_select(0, taken)
+        losses = sample_losses(outputs.flatten(0, 1), wanted, loss).view(active, -1)
         loss_sums[:active] += (losses * real).sum(1, dtype=torch.float64)
-        residuals = output_gradients(outputs, wanted, loss) * (real.to(outputs.dtype) / count)[:, :, None]
+        residuals = output_gradients(outputs, wanted.view(active, -1, *wanted.shape[1:]), loss)
+        residuals *= (real.to(outputs.dtype) / count)[:, :, None]  # padding becomes zeros, which move nothing
         if clip_norm is not None:
             inner = rows.gather(2, batch[:, None, :].expand(-1, batch.shape[1], -1))
             square = (residuals @ residuals.mT * inner).sum((1, 2)).clamp_min(0)
             residuals *= (clip_norm / (square.sqrt() + CLIP_EPSILON)).clamp(max=1)[:, None, None]
-        if velocity is None:  # only the batch's rows move; padding adds zeros
-            coefficients[:active].scatter_add_(1, wide, -learning_rate * residuals)
+        if velocity is None:  # only the batch's rows move
+            coefficients[:active].scatter_add_(1, wide, residuals.mul_(-learning_rate))
             continue
         change = (decay * coefficients[:active]).scatter_add_(1, wide, residuals)
         change_of_scale = decay * scale[:active] - mu
@@ -108,13 +114,6 @@ def train_dual(
             learning_rate,
         )
     return DualResult(scale, coefficients, loss_sums, counts.sum(1))
-
-
-def _taken(targets: torch.Tensor, batch: torch.Tensor) -> torch.Tensor:
-    """Return the targets of each step's batch."""
-    if targets.dim() == 2:
-        return targets.gather(1, batch)
-    return targets.gather(1, batch[:, :, None].expand(-1, -1, targets.shape[2]))
 
 
 def _move(

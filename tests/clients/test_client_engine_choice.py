@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clients.engine import choice
-from clients.engine.choice import Bucket, buckets, choose, cost, dual_fits, explain
+from clients.engine.choice import Bucket, at_once, buckets, choose, cost, dual_fits, explain, groups
 from clients.settings import Adam, AdamW, Sgd, TrainSettings
 from fedgraft.models.head_settings import CosineHead, HeadSettings, LinearHead, MlpHead
 
@@ -28,29 +28,87 @@ def of(sizes: Any, feature_dim: int = 1280, num_outputs: int = 10, **values: Any
     num_outputs=st.integers(1, 300),
     head=st.sampled_from([LinearHead(), CosineHead(), MlpHead(hidden=(64,))]),
     form=st.sampled_from(["auto", "dual", "primal"]),
-    room=st.sampled_from([2**20, 2**24, 2**27]),
 )
 def test_every_client_with_samples_stands_in_one_bucket(
-    sizes: list[int], feature_dim: int, num_outputs: int, head: HeadSettings, form: Any, room: int
+    sizes: list[int], feature_dim: int, num_outputs: int, head: HeadSettings, form: Any
 ) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(choice, "BUCKET_BYTES", room)
-        train = TrainSettings(local_epochs=2, form=form)
-        found = of(sizes, feature_dim, num_outputs, head=head, train=train)
+    found = of(sizes, feature_dim, num_outputs, head=head, train=TrainSettings(local_epochs=2, form=form))
     placed = np.concatenate([[], *(bucket.clients for bucket in found)]).astype(int)
     assert sorted(placed) == [position for position, size in enumerate(sizes) if size]
     in_order = np.concatenate([[], *(bucket.sizes for bucket in found)]).astype(int)
     assert (np.diff(in_order) <= 0).all()
     for bucket in found:
         assert bucket.sizes.tolist() == [sizes[position] for position in bucket.clients]
-        largest = int(bucket.sizes[0])
-        assert bucket.sizes.min() * choice.LARGEST_RATIO >= largest
-        copies = largest if bucket.form == "dual" else 0
-        assert len(bucket.clients) == 1 or 4 * len(bucket.clients) * largest * (feature_dim + copies) <= room
+        assert bucket.sizes.min() * choice.LARGEST_RATIO >= bucket.sizes[0]
         if form != "auto" and isinstance(head, LinearHead):
             assert bucket.form == form
         if not isinstance(head, LinearHead):
             assert bucket.form == "primal"
+
+
+@given(
+    sizes=st.lists(st.integers(0, 3000), max_size=40),
+    repeat=st.sampled_from([1, 5, 50]),
+    feature_dim=st.integers(1, 3000),
+    num_parameters=st.integers(1, 1_000_000),
+    form=st.sampled_from(["auto", "dual", "primal"]),
+    room=st.sampled_from([2**18, 2**22, 2**27]),
+    data=st.data(),
+)
+def test_whoever_trains_does_so_once_and_not_with_too_many(
+    sizes: list[int], repeat: int, feature_dim: int, num_parameters: int, form: Any, room: int, data: st.DataObject
+) -> None:
+    train = TrainSettings(local_epochs=2, form=form)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(choice, "BYTES_AT_ONCE", room)
+        found = of(sizes * repeat, feature_dim, train=train)
+        seed = data.draw(st.integers(0, 1000))
+        share = data.draw(st.sampled_from([0.0, 0.05, 0.5, 1.0]))
+        draws = [np.random.default_rng([seed, bucket.sizes[0]]).random(len(bucket.clients)) for bucket in found]
+        chosen = [np.flatnonzero(values <= share) for values in draws]
+        formed = groups(found, chosen, feature_dim, num_parameters, train)
+    trained = [(number, row) for group in formed for number, rows in group for row in rows.tolist()]
+    assert trained == [(number, row) for number, rows in enumerate(chosen) for row in rows.tolist()]
+    for group in formed:
+        (kind,) = {found[number].form for number, _ in group}
+        of_all = np.concatenate([found[number].sizes[rows] for number, rows in group])
+        largest = int(found[group[0][0]].sizes[0])
+        held = largest * feature_dim + (largest**2 if kind == "dual" else 4 * num_parameters)
+        assert len(of_all) == 1 or 4 * len(of_all) * held <= room
+        if len(group) > 1:
+            assert len(of_all) <= choice.FEW
+            assert of_all.min() * choice.FEW_RATIO >= largest or largest <= train.batch_size
+
+
+def test_few_clients_of_several_buckets_train_at_once() -> None:
+    """Buckets of 50, 30, 20 and 9 samples: 30 is more than half of 50, 20 is not; 20 and 9 are not alike either."""
+    found = of([50] * 40 + [30] * 4 + [20] * 3 + [9] * 2 + [4, 1])
+    assert [int(bucket.sizes[0]) for bucket in found] == [50, 30, 20, 9, 4, 1]
+
+    def formed(*chosen: list[int]) -> list[list[tuple[int, list[int]]]]:
+        rows = [np.array(part, dtype=np.int64) for part in chosen]
+        return [[(n, part.tolist()) for n, part in group] for group in groups(found, rows, 1280, 12_810, FIVE)]
+
+    assert formed([0, 7], [1], [], [], [], []) == [[(0, [0, 7]), (1, [1])]]
+    assert formed([0], [1], [2], [0], [], []) == [[(0, [0]), (1, [1])], [(2, [2])], [(3, [0])]]
+    assert formed([], [], [], [0], [0], [0]) == [[(3, [0]), (4, [0]), (5, [0])]]  # of less than a batch, any
+    everyone = [list(range(40)), list(range(4)), [], [], [], []]
+    assert formed(*everyone) == [[(0, everyone[0])], [(1, everyone[1])]]
+    assert formed([], [], [], [], [], []) == []
+
+
+def test_large_heads_train_in_smaller_groups() -> None:
+    """Four copies of a head of 1280 x 256 x 10 beside 50 x 1280 features are 5.5 MB a client."""
+    assert at_once("primal", 50, 1280, 330_506, FIVE) == 16  # memory leaves room for 24, the cache for 2
+    assert at_once("dual", 50, 1280, 12_810, FIVE) == choice.BYTES_AT_ONCE // (4 * (50 * 1280 + 50 * 50))
+    assert at_once("dual", 200_000, 1280, 12_810, FIVE) == at_once("primal", 200_000, 1280, 12_810, FIVE) == 1
+
+
+def test_a_gram_matrix_that_is_too_large_is_not_made() -> None:
+    """Of 5,792 samples it has 128 MiB; one sample more, and even `form: dual` trains the primal form."""
+    train = FIVE.model_copy(update={"form": "dual"})
+    assert choose(5792, 1280, 10, LinearHead(), train) == "dual"
+    assert choose(5793, 1280, 10, LinearHead(), train) == "primal"
 
 
 def test_equal_clients_share_a_bucket_and_ties_keep_their_order() -> None:
