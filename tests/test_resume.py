@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from interrupts import listen_to_interrupts
 from small_scenarios import small_file
 
 import fedgraft
@@ -75,7 +76,7 @@ def assert_same_bits(run: fedgraft.Run, other: fedgraft.Run) -> None:
 @contextlib.contextmanager
 def started(scenario: Path, out: Path, *, program: list[str] | None = None) -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, *(program or ["-m", "fedgraft"]), "run", str(scenario), "--out", str(out), "--quiet"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=listen_to_interrupts) as process:
         try:
             yield process
         finally:

@@ -16,6 +16,7 @@ from io import BytesIO
 from pathlib import Path
 
 import pytest
+from interrupts import listen_to_interrupts
 
 import fedgraft
 from fedgraft.errors import LaunchError
@@ -244,7 +245,7 @@ def interrupted(toy: Path, number: signal.Signals, moment: str) -> tuple[int, Wa
     script.write_text(SCRIPT)
     temporary = toy.parent / "t"
     temporary.mkdir()
-    process = subprocess.Popen([sys.executable, script, toy, folder, "linger"])
+    process = subprocess.Popen([sys.executable, script, toy, folder, "linger"], preexec_fn=listen_to_interrupts)
     watch = Watch(process.pid)
     deadline = time.monotonic() + 90
     while not (folder / moment).exists() and time.monotonic() < deadline and process.poll() is None:
