@@ -116,17 +116,17 @@ class Tables:
         return self._kept[number]
 
     def _empty(self, bucket: Bucket, count: int) -> Table:
-        """Return a table of zeros; the system gives it memory as it is filled."""
+        """Return a table whose memory the system gives as it is filled; zeros would be written at once."""
         import torch
 
         longest, objective = int(bucket.sizes[0]), self._objective
         kind = target_tensor(self._targets[:0], objective.task, objective.loss, objective.num_outputs)
-        dtype = kind.dtype if kind.dtype == torch.int64 else self._dtype
+        dtype = self._dtype if kind.is_floating_point() else kind.dtype
         dual = bucket.form == "dual"
         return Table(
-            torch.zeros((count, longest, self._features.shape[1]), dtype=self._dtype),
-            torch.zeros((count, longest, *kind.shape[1:]), dtype=dtype),
-            torch.zeros((count, longest, longest), dtype=self._dtype) if dual else None,
+            torch.empty((count, longest, self._features.shape[1]), dtype=self._dtype),
+            torch.empty((count, longest, *kind.shape[1:]), dtype=dtype),
+            torch.empty((count, longest, longest), dtype=self._dtype) if dual else None,
         )
 
     def _fill(self, table: Table, places: NDArray[np.int64], bucket: Bucket, rows: NDArray[np.int64]) -> None:
@@ -140,21 +140,24 @@ class Tables:
         real = within < bucket.sizes[rows][:, None]
         starts = self._train.offsets[self._clients[bucket.clients[rows]]]
         samples = self._train.indices[(starts[:, None] + within)[real]]
-        to = torch.from_numpy((places[:, None] * longest + within)[real])
+        to = (places[:, None] * longest + within)[real]
+        padding = torch.from_numpy((places[:, None] * longest + within)[~real])
         flat_features, flat_targets = table.features.flatten(0, 1), table.targets.flatten(0, 1)
+        for value in (flat_features, flat_targets):
+            value.index_fill_(0, padding, 0)
         for first in range(0, len(samples), ROWS_AT_ONCE):
             some = slice(first, first + ROWS_AT_ONCE)
             read = torch.from_numpy(np.asarray(self._features[samples[some]])).to(self._dtype)
-            flat_features.index_copy_(0, to[some], read)
+            flat_features.index_copy_(0, torch.from_numpy(to[some]), read)
         self._let_pages_go()
         own = target_tensor(self._targets[samples], objective.task, objective.loss, objective.num_outputs)
-        flat_targets.index_copy_(0, to, own.to(flat_targets.dtype))
+        flat_targets.index_copy_(0, torch.from_numpy(to), own.to(flat_targets.dtype))
         if table.gram is None:
             return
         one = 1.0 if getattr(objective.head, "bias", False) else 0.0
         for place, size in zip(places.tolist(), bucket.sizes[rows].tolist(), strict=True):
-            own = table.features[place, :size]
-            torch.mm(own, own.T, out=table.gram[place, :size, :size]).add_(one)
+            own, gram = table.features[place, :size], table.gram[place].zero_()
+            torch.mm(own, own.T, out=gram[:size, :size]).add_(one)
 
     def _let_pages_go(self) -> None:
         """Drop the pages of the file that were read: they stand in tables now, and would count twice."""
