@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, MetricRecordValues
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, MetricRecordValues
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy as FlwrStrategy
 from numpy.typing import NDArray
@@ -20,7 +20,7 @@ from fedgraft.errors import WireError
 from fedgraft.evaluation import Objective
 from fedgraft.metrics import Sums, add_sums, metric_shapes, summarise
 from fedgraft.randomness import key, orders
-from fedgraft.wire.records import Arrays, expect, pack
+from fedgraft.wire.records import Arrays, array_record, expect, pack
 from fedgraft.wire.requests import EvaluateReply, EvaluateRequest, HalfSettings, TrainReply, TrainRequest
 from server.replies import unpacked_replies
 from server.roster import Call, Roster
@@ -153,7 +153,7 @@ class PackedStrategy(FlwrStrategy):
         metrics: dict[str, MetricRecordValues] = dict(outcome.metrics)
         if record.train_loss is not None:
             metrics["train_loss"] = record.train_loss
-        return _record(self.head), MetricRecord(metrics)
+        return array_record(self.head), MetricRecord(metrics)
 
     def _combine(self, round_number: int, request: Request, replies: Sequence[Message]) -> tuple[Replies, RoundRecord]:
         """Check the replies of one exchange and add them, in shard order, in float64."""
@@ -270,7 +270,3 @@ class PackedStrategy(FlwrStrategy):
 
 def _numpy(arrays: ArrayRecord) -> dict[str, NDArray[Any]]:
     return {name: array.numpy() for name, array in arrays.items()}
-
-
-def _record(arrays: Arrays) -> ArrayRecord:
-    return ArrayRecord({name: Array(np.asarray(value, order="C")) for name, value in arrays.items()})

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord
+from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
 from flwr.serverapp import Grid
 
 from fedgraft.evaluation import Objective
@@ -19,7 +18,7 @@ from fedgraft.models.losses import resolve_loss
 from fedgraft.models.registry import describe
 from fedgraft.progress import report
 from fedgraft.submission import Submission
-from fedgraft.wire.records import Arrays
+from fedgraft.wire.records import Arrays, array_record
 from fedgraft.workspace import open_workspace
 from server.adapter import PackedStrategy, RoundRecord
 from server.backbone import distribute
@@ -158,10 +157,12 @@ def _round(course: Course) -> None:
     started, before = time.perf_counter(), (course.counters.bytes_down, course.counters.bytes_up)
     number = course.round_number + 1
     adapter, timeout = course.adapter, course.part.server.timeout_seconds
-    arrays: ArrayRecord | None = _record(course.head)
+    arrays: ArrayRecord | None = array_record(course.head)
     metrics: MetricRecord | None = None
     while True:
-        messages = list(adapter.configure_train(number, arrays or _record(course.head), ConfigRecord(), course.grid))
+        messages = list(
+            adapter.configure_train(number, arrays or array_record(course.head), ConfigRecord(), course.grid)
+        )
         replies = exchange(course.grid, messages, course.counters, "train", timeout)
         timer = time.perf_counter()
         arrays, metrics = adapter.aggregate_train(number, replies)
@@ -224,13 +225,9 @@ def _end(course: Course) -> None:
     number, adapter = course.part.server.rounds, course.adapter
     if course.central is not None and course.central_sums is None:
         course.central_sums = course.central.evaluate(course.head)
-    messages = list(adapter.configure_evaluate(number, _record(course.head), ConfigRecord(), course.grid))
+    messages = list(adapter.configure_evaluate(number, array_record(course.head), ConfigRecord(), course.grid))
     replies = exchange(course.grid, messages, course.counters, "evaluate", course.part.server.timeout_seconds)
     adapter.aggregate_evaluate(number, replies)
     if adapter.record is not None:
         _write_record(course, adapter.record, number + 1)
     write_results(course)
-
-
-def _record(arrays: Arrays) -> ArrayRecord:
-    return ArrayRecord({name: Array(np.asarray(value, order="C")) for name, value in arrays.items()})

@@ -29,12 +29,17 @@ LARGEST_RECORD_BYTES = 2_000_000_000
 _KINDS = frozenset("biuf")
 
 
+def array_record(arrays: Arrays) -> ArrayRecord:
+    """Return named arrays as a Flower record."""
+    # order="C", not np.ascontiguousarray, which would turn a scalar into an array of one
+    return ArrayRecord({name: Array(np.asarray(value, order="C")) for name, value in arrays.items()})
+
+
 def pack(body: Settings, groups: Mapping[str, Arrays] | None = None) -> RecordDict:
     """Return the record of a body and its groups of arrays."""
-    # order="C", not np.ascontiguousarray, which would turn a scalar into an array of one
     record = RecordDict({"body": ConfigRecord({"protocol": PROTOCOL, "json": body.model_dump_json()})})
     for group, arrays in (groups or {}).items():
-        record[group] = ArrayRecord({name: Array(np.asarray(value, order="C")) for name, value in arrays.items()})
+        record[group] = array_record(arrays)
     return record
 
 
