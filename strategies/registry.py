@@ -8,7 +8,12 @@ from pydantic import BeforeValidator, Discriminator, Tag
 
 from fedgraft.settings import named
 from strategies.base import Strategy
+from strategies.fedadagrad import FedAdagrad
+from strategies.fedadam import FedAdam
 from strategies.fedavg import FedAvg
+from strategies.fedavgm import FedAvgM
+from strategies.fedprox import FedProx
+from strategies.fedyogi import FedYogi
 from strategies.flower import FlowerStrategy
 
 
@@ -20,6 +25,11 @@ def tag_of(value: Any) -> str | None:
 
 StrategySettings = Annotated[
     Annotated[FedAvg, Tag("fedavg")]
+    | Annotated[FedAvgM, Tag("fedavgm")]
+    | Annotated[FedAdagrad, Tag("fedadagrad")]
+    | Annotated[FedAdam, Tag("fedadam")]
+    | Annotated[FedYogi, Tag("fedyogi")]
+    | Annotated[FedProx, Tag("fedprox")]
     | Annotated[FlowerStrategy, Tag("flower:<Class>")],
     Discriminator(tag_of),
     BeforeValidator(named),

@@ -5,6 +5,9 @@ FedAvg stands still where `sum_k q_k (o_k - w) = 0`: for one step at the true op
 `(0.05 * 1 * -3 + 0.05 * 4 * 2) / (0.05 + 0.2) = 1`; for ten steps `q = (0.40126, 0.89263)`, so at
 `(-1.20379 + 1.78525) / 1.29389 = 0.4494`. Server optimisers (momentum, adaptive steps) stand still there too,
 since their step is zero only where the mean update is.
+
+Each strategy is run to the end on clients that this folder writes by hand (`quadratics.py`), and then for some rounds
+on the same quadratics as a real federation, whose hosts, halves and replies must give the same course.
 """
 
 from __future__ import annotations
@@ -16,11 +19,14 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 from quadratics import LEARNING_RATE, UNLIKE, Quadratic, course
+from quadratics_end_to_end import course_end_to_end
 
 from fedgraft.simulation.flower_identity import claim_identity
 from server.flower_strategy import UnpackedStrategy, flower_classes
 from strategies.base import Replies, Strategy
 from strategies.fedavg import FedAvg
+from strategies.fedavgm import FedAvgM
+from strategies.fedprox import FedProx
 from strategies.flower import FlowerStrategy
 from strategies.registry import STRATEGIES
 
@@ -70,6 +76,11 @@ FAIR = 4 ** (2 / 3)
 
 TABLE = (
     Row("fedavg", 1.0, 0.4494),
+    Row("fedavgm", 1.0, 0.4494, {"momentum": 0.5}),
+    Row("fedadagrad", 1.0, 0.4494, {"learning_rate": 0.5, "tau": 0.1}),
+    Row("fedadam", 1.0, 0.4494, {"learning_rate": 0.1, "tau": 0.1}, num_rounds=300, tolerance=0.002),
+    Row("fedyogi", 1.0, 0.4494, {"learning_rate": 0.05, "tau": 0.1}, tolerance=0.002),
+    Row("fedprox", 1.0, 0.4710, {"mu": 0.5}),
     Row("flower:FedAvg", 1.0, 0.4494),
     Row("flower:FedAvgM", 1.0, 0.4494, {"server_momentum": 0.5}),
     Row("flower:FedProx", 1.0, 0.4710, {"proximal_mu": 0.5}),
@@ -105,6 +116,16 @@ def test_with_ten_local_steps(row: Row) -> None:
     assert last == pytest.approx(row.ten_steps, abs=max(row.tolerance, 1e-4))
 
 
+OURS = [row for row in TABLE if not row.name.startswith("flower:")]
+
+
+@pytest.mark.parametrize("num_steps", [1, 10])
+@pytest.mark.parametrize("row", OURS, ids=lambda row: row.name)
+def test_real_hosts_go_the_same_way(row: Row, num_steps: int) -> None:
+    by_hand = course(row.build(), row.clients, num_steps, 6)
+    np.testing.assert_allclose(course_end_to_end(row.build(), row.clients, num_steps, 6), by_hand, rtol=2e-5, atol=2e-6)
+
+
 def test_the_table_s_numbers_are_theory_s() -> None:
     assert fixed_point(UNLIKE, 1) == pytest.approx(1.0)
     assert fixed_point(UNLIKE, 10) == pytest.approx(0.4494, abs=5e-5)
@@ -127,6 +148,13 @@ def test_proximal_without_mu_is_fedavg() -> None:
     assert proximal.plan(proximal.init({}), 1)[0].half.name == "plain"
     plain = UnpackedStrategy.of(FlowerStrategy(name="flower:FedAvg"))
     assert course(proximal, UNLIKE, 10, 20) == course(plain, UNLIKE, 10, 20)
+
+
+def test_identities_hold_bit_for_bit_on_real_hosts() -> None:
+    """Without its own parameter each of these is FedAvg."""
+    fedavg = course_end_to_end(FedAvg(), UNLIKE, 10, 5)
+    assert course_end_to_end(FedProx(mu=0), UNLIKE, 10, 5) == fedavg
+    assert course_end_to_end(FedAvgM(momentum=0), UNLIKE, 10, 5) == fedavg
 
 
 def replies_of(updates: Sequence[np.ndarray], weights: Sequence[float]) -> Replies:
