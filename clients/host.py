@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -54,6 +54,13 @@ if TYPE_CHECKING:
     import torch
 
 Groups = dict[str, dict[str, NDArray[Any]]]
+
+FITS: dict[str, Callable[[Trained], NDArray[np.float64]]] = {
+    "train_loss_before": lambda trained: trained.losses_before,
+    "train_loss_after": lambda trained: trained.losses_after,
+    "train_score": lambda trained: trained.scores_after,
+}
+"""What is computed of each client's own training samples only where each client's metrics are asked for."""
 
 
 class Host:
@@ -193,14 +200,17 @@ class Host:
         else:
             trained = self._engine(features, task).run(task, start, index, request.half.parameters.get("mu", 0.0))
         steps, losses = np.zeros(len(index), dtype=np.int64), np.zeros(len(index))
+        fits = {name: np.zeros(len(index)) for name in FITS} if request.per_client else {}
         for clients in trained:
             reply.add(clients)
             steps[clients.turns], losses[clients.turns] = clients.num_steps, clients.mean_losses
+            for name, values in fits.items():
+                values[clients.turns] = FITS[name](clients)
         infinite = np.flatnonzero(~np.isfinite(losses))
         if len(infinite):  # the loss can pass what floats hold before the head does
             raise diverged(task, self.names[index[infinite[0]]], int(steps[infinite[0]]))
         num_train = self.workspace.federation.train.counts[self.clients[index]]
-        return {"index": index, "num_train": num_train, "steps": steps, "train_loss": losses}
+        return {"index": index, "num_train": num_train, "steps": steps, "train_loss": losses, **fits}
 
     def _samples(self, index: NDArray[np.int64], features: NDArray[Any]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Yield features and targets of each client's training part."""

@@ -36,6 +36,18 @@ class Trained(Protocol):
     def mean_losses(self) -> NDArray[np.float64]:
         """Their mean losses over the samples of all steps, `(num_clients,)`; 0 without a step."""
 
+    @property
+    def losses_before(self) -> NDArray[np.float64]:
+        """Mean loss of the received head over each client's training samples, `(num_clients,)`; costs when asked."""
+
+    @property
+    def losses_after(self) -> NDArray[np.float64]:
+        """Mean loss of each client's own head over its training samples, `(num_clients,)`; costs when asked."""
+
+    @property
+    def scores_after(self) -> NDArray[np.float64]:
+        """Mean score of each client's own head over its training samples, `(num_clients,)`; costs when asked."""
+
     def weighted_sum(self, weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
         """Return `sum_k weights_k update_k`, of the head's shapes, without building any client's head if possible."""
 

@@ -17,6 +17,7 @@ from clients.halves import Adjust
 from clients.settings import Adam, AdamW, OptimizerSettings, TrainSettings
 from fedgraft.errors import TrainingError
 from fedgraft.evaluation import Objective
+from fedgraft.metrics import sample_scores
 from fedgraft.models.heads import forward
 from fedgraft.models.losses import sample_losses
 from fedgraft.randomness import key, orders
@@ -164,6 +165,9 @@ class TrainedClient:
     num_samples: NDArray[np.int64]
     num_steps: NDArray[np.int64]
     mean_losses: NDArray[np.float64]
+    losses_before: NDArray[np.float64]
+    losses_after: NDArray[np.float64]
+    scores_after: NDArray[np.float64]
     update: Mapping[str, torch.Tensor]
 
     def weighted_sum(self, weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
@@ -203,10 +207,25 @@ def train_one_by_one(
         if not all(bool(value.isfinite().all()) for value in result.parameters.values()):
             raise diverged(task, names[turn], result.num_steps)
         update = {name: value - start[name] for name, value in result.parameters.items()}
+        before, after = (_fit(task.objective, head, features, targets) for head in (start, result.parameters))
         yield TrainedClient(
             turns=np.array([turn]),
             num_samples=np.array([len(features)]),
             num_steps=np.array([result.num_steps]),
             mean_losses=np.array([result.mean_loss]),
+            losses_before=before[:1],
+            losses_after=after[:1],
+            scores_after=after[1:],
             update=update,
         )
+
+
+def _fit(
+    objective: Objective, parameters: Mapping[str, torch.Tensor], features: torch.Tensor, targets: torch.Tensor
+) -> NDArray[np.float64]:
+    """Return a head's mean loss and mean score over a client's training samples, `(2,)`."""
+    outputs = forward(objective.head, parameters, features)
+    losses = sample_losses(outputs, targets, objective.loss)
+    actual = targets.argmax(1) if objective.task == "classes" and targets.dim() == 2 else targets
+    scores = sample_scores(outputs.numpy(), actual.numpy(), objective.task)
+    return np.array([float(losses.double().mean()), scores.mean()])

@@ -27,7 +27,17 @@ from server.roster import Call, Roster
 from server.settings import EvaluationSettings, ServerSettings
 from strategies.base import Replies, Request, Strategy
 
-CLIENT_ARRAYS = ("num_train", "steps", "train_loss", "num_validation", "validation_loss", "validation_score")
+CLIENT_ARRAYS = (
+    "num_train",
+    "steps",
+    "train_loss",
+    "train_loss_before",
+    "train_loss_after",
+    "train_score",
+    "num_validation",
+    "validation_loss",
+    "validation_score",
+)
 
 
 @dataclass

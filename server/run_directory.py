@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
+import itertools
 import json
 import os
 import platform
@@ -40,7 +41,8 @@ from fedgraft.progress import listening
 from fedgraft.submission import Submission
 from fedgraft.wire.protocol import PROTOCOL, SCHEMA, check_number
 
-CLIENT_COLUMNS = "round,client,part,num_samples,steps,loss,score\n"
+CLIENT_COLUMNS = "round,client,part,num_samples,steps,loss,score,loss_before,loss_after\n"
+_FITS = ("train_loss", "train_score", "train_loss_before", "train_loss_after")
 _LIBRARIES = ("flwr", "torch", "torchvision", "timm", "numpy", "ray", "flwr-datasets")
 
 
@@ -122,15 +124,18 @@ class RunDirectory:
         buffer = io.StringIO()
         writer = csv.writer(buffer, lineterminator="\n")
         if "steps" in columns:
-            table = zip(names, columns["num_train"], columns["steps"], columns["train_loss"], strict=True)
+            fits = zip(*(columns.get(name, itertools.repeat(None)) for name in _FITS), strict=False)
             writer.writerows(
-                (round_number, name, "train", int(count), int(steps), f"{loss:.7g}" if steps else "", "")
-                for name, count, steps, loss in table
+                (
+                    *(round_number, name, "train", int(count), int(steps)),
+                    *("" if value is None or not steps else f"{value:.7g}" for value in values),
+                )
+                for name, count, steps, values in zip(names, columns["num_train"], columns["steps"], fits, strict=True)
             )
         if "validation_loss" in columns:
             scores = (columns["num_validation"], columns["validation_loss"], columns["validation_score"])
             writer.writerows(
-                (round_number - 1, name, "validation", int(count), "", f"{loss:.7g}", f"{score:.7g}")
+                (round_number - 1, name, "validation", int(count), "", f"{loss:.7g}", f"{score:.7g}", "", "")
                 for name, count, loss, score in zip(names, *scores, strict=True)
                 if count
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -12,12 +13,14 @@ from numpy.typing import NDArray
 from clients.engine.batches import plan_steps
 from clients.engine.choice import Bucket, buckets, groups
 from clients.engine.dual import DualResult, head_update, train_dual
-from clients.engine.primal import PrimalResult, train_primal
+from clients.engine.fit import Fit, fit
+from clients.engine.primal import PrimalResult, stacked_forward, train_primal
 from clients.engine.tables import Table, Tables, joined
 from clients.replies import Trained
 from clients.settings import Sgd
 from clients.training import LocalTask, diverged
 from fedgraft.data.ragged import Ragged
+from fedgraft.evaluation import Objective
 from fedgraft.models.heads import forward, head_shapes
 
 if TYPE_CHECKING:
@@ -36,8 +39,51 @@ class TrainedGroup:
     num_steps: NDArray[np.int64]
     mean_losses: NDArray[np.float64]
     result: DualResult | PrimalResult
-    features: torch.Tensor
+    table: Table
+    start: torch.Tensor | None
     head: Mapping[str, torch.Tensor]
+    objective: Objective
+
+    @property
+    def features(self) -> torch.Tensor:
+        """Their padded features, `(num_clients, n, D)`."""
+        return self.table.features
+
+    @property
+    def losses_before(self) -> NDArray[np.float64]:
+        """Mean loss of the received head over each client's training samples, `(num_clients,)`."""
+        return self._before.losses
+
+    @property
+    def losses_after(self) -> NDArray[np.float64]:
+        """Mean loss of each client's own head over its training samples, `(num_clients,)`."""
+        return self._after.losses
+
+    @property
+    def scores_after(self) -> NDArray[np.float64]:
+        """Mean score of each client's own head over its training samples, `(num_clients,)`."""
+        return self._after.scores
+
+    @functools.cached_property
+    def _before(self) -> Fit:
+        received = {name: value.expand(len(self.turns), *value.shape) for name, value in self.head.items()}
+        outputs = stacked_forward(self.objective.head, received, self.features) if self.start is None else self.start
+        return fit(outputs, self.table.targets, self.num_samples, self.objective)
+
+    @functools.cached_property
+    def _after(self) -> Fit:
+        """In the dual form the outputs are `s F0 + K A`, of the outputs `F0` at the start."""
+        import torch
+
+        if isinstance(self.result, PrimalResult):
+            own = {name: self.head[name] + value for name, value in self.result.update.items()}
+            outputs = stacked_forward(self.objective.head, own, self.features)
+        elif self.start is not None and self.table.gram is not None:
+            scaled = self.result.scale[:, None, None] * self.start
+            outputs = torch.baddbmm(scaled, self.table.gram, self.result.coefficients)
+        else:
+            raise TypeError("a dual result has outputs at the start and Gram matrices")
+        return fit(outputs, self.table.targets, self.num_samples, self.objective)
 
     def weighted_sum(self, weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
         """Return `sum_k weights_k update_k`; in the dual form one product over all samples, and no client's head."""
@@ -162,6 +208,7 @@ class Engine:
         train = task.train
         steps = plan_steps(train, task.seed, task.round_number, self._keys[clients], sizes)
         result: DualResult | PrimalResult
+        start: torch.Tensor | None = None
         if table.gram is not None and isinstance(train.optimizer, Sgd):
             start = forward(task.objective.head, head, table.features)
             result = train_dual(
@@ -190,7 +237,7 @@ class Engine:
         self._check_finite(task, clients, result, steps.lengths)
         seen = result.seen.numpy()
         losses = result.loss_sums.numpy() / np.maximum(seen, 1)
-        return TrainedGroup(turns, sizes, steps.lengths, losses, result, table.features, head)
+        return TrainedGroup(turns, sizes, steps.lengths, losses, result, table, start, head, task.objective)
 
     def _check_finite(
         self, task: LocalTask, clients: NDArray[np.int64], result: DualResult | PrimalResult, lengths: NDArray[np.int64]

@@ -117,17 +117,17 @@ class Case:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a round gave: each client's update by its turn, its steps and mean loss, and the sums over clients."""
+    """What a round gave: each client's update, its steps and losses by its turn, and the sums over clients."""
 
     updates: dict[int, Arrays]
-    facts: dict[int, tuple[int, float]]
+    facts: dict[int, tuple[float, ...]]
     sums: Arrays
 
 
 def gathered(trained: list[Trained]) -> Outcome:
     """Read each client's update in float64: as a sum with the weight 1 for it and 0 for the others."""
     updates: dict[int, Arrays] = {}
-    facts: dict[int, tuple[int, float]] = {}
+    facts: dict[int, tuple[float, ...]] = {}
     sums: Arrays = {}
     for clients in trained:
         for name, value in clients.weighted_sum(clients.num_samples.astype(np.float64)).items():
@@ -137,7 +137,8 @@ def gathered(trained: list[Trained]) -> Outcome:
             alone = np.zeros(len(clients.turns))
             alone[place] = 1
             updates[turn] = clients.weighted_sum(alone)
-            facts[turn] = (int(clients.num_steps[place]), float(clients.mean_losses[place]))
+            columns = (clients.mean_losses, clients.losses_before, clients.losses_after, clients.scores_after)
+            facts[turn] = (int(clients.num_steps[place]), *(float(column[place]) for column in columns))
     return Outcome(updates, facts, sums)
 
 
@@ -177,9 +178,10 @@ def heads(case: Case, outcome: Outcome) -> dict[int, Arrays]:
 
 def same(ours: Outcome, theirs: Outcome, tolerance: float) -> None:
     assert ours.facts.keys() == theirs.facts.keys()
-    for turn, (steps, loss) in theirs.facts.items():
+    for turn, (steps, *losses, score) in theirs.facts.items():
         assert ours.facts[turn][0] == steps
-        assert ours.facts[turn][1] == pytest.approx(loss, rel=tolerance, abs=tolerance)
+        assert ours.facts[turn][1:4] == pytest.approx(losses, rel=tolerance, abs=tolerance)
+        assert ours.facts[turn][4] == pytest.approx(score, rel=tolerance, abs=tolerance)
         assert distance(ours.updates[turn], theirs.updates[turn]) <= tolerance, turn
     assert distance(ours.sums, theirs.sums) <= tolerance
 
@@ -284,13 +286,15 @@ def test_every_training_is_the_tutorials(case: Case) -> None:
         features, targets = case.client(turn, torch.float64)
         order = (case.seed, case.round_number, int(name_keys(case.names)[turn]))
         rate = case.train.optimizer.learning_rate
+        before = criterion(module(features), targets).item() if size else 0.0
         steps, total = train(module, criterion, features, targets, case.train, rate, order)
         if size == 0:
             assert (turn in ours.updates, steps) == (False, 0)
             continue
         trained += 1
         seen = sum(len(batch) for batch in batches_of(case.train, *order, size))
-        assert ours.facts[turn] == (steps, pytest.approx(total / seen, rel=1e-10, abs=1e-10))
+        losses = (total / seen, before, criterion(module(features), targets).item())
+        assert ours.facts[turn][:4] == (steps, *(pytest.approx(loss, rel=1e-10, abs=1e-10) for loss in losses))
         update = {names[name]: value.numpy() - start[names[name]] for name, value in module.state_dict().items()}
         assert distance(ours.updates[turn], update) <= 1e-10
     assert trained == len(ours.updates)

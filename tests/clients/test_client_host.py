@@ -83,9 +83,19 @@ def trained_by_hand(site: Site, head: dict[str, np.ndarray], position: int, roun
     features = torch.tensor(federation.samples.features()[rows])
     targets = torch.tensor(federation.samples.targets[rows])
     order = (site.scenario.seed, round_number, name_key(federation.client_names[position]))
+    before = nn.CrossEntropyLoss()(module(features), targets).item()
     steps, total = train(module, nn.CrossEntropyLoss(), features, targets, site.scenario.train, 0.1, order)
     update = {name: value.numpy() - head[name] for name, value in module.state_dict().items()}
-    return {"update": update, "steps": steps, "samples": len(rows), "mean_loss": total / (2 * len(rows))}
+    outputs = module(features)
+    return {
+        "update": update,
+        "steps": steps,
+        "samples": len(rows),
+        "mean_loss": total / (2 * len(rows)),
+        "loss_before": before,
+        "loss_after": nn.CrossEntropyLoss()(outputs, targets).item(),
+        "score": float((outputs.argmax(1) == targets).double().mean()),
+    }
 
 
 @FORMS
@@ -106,7 +116,9 @@ def test_training_gives_the_sums_of_the_plain_loop(form: str) -> None:
     assert clients["index"].tolist() == chosen
     assert clients["num_train"].tolist() == [one["samples"] for one in by_hand]
     assert clients["steps"].tolist() == [one["steps"] for one in by_hand]
-    np.testing.assert_allclose(clients["train_loss"], [one["mean_loss"] for one in by_hand], rtol=1e-5)
+    for name in ("mean_loss", "loss_before", "loss_after", "score"):
+        column = "train_loss" if name == "mean_loss" else f"train_{name}"
+        np.testing.assert_allclose(clients[column], [one[name] for one in by_hand], rtol=1e-5)
     assert groups["metrics"]["train_count"] == 19
     weighted = sum(one["samples"] * one["mean_loss"] for one in by_hand)
     np.testing.assert_allclose(groups["metrics"]["train_loss"], weighted, rtol=1e-5)

@@ -20,7 +20,8 @@ SHAPES = {"weight": (2, 2), "bias": (2,)}
 def trained(by: float, num_steps: int, num_samples: int, turn: int = 0) -> TrainedClient:
     """Return a client whose head moved by `by` everywhere."""
     update = {name: torch.full(shape, by) for name, shape in SHAPES.items()}
-    return TrainedClient(np.array([turn]), np.array([num_samples]), np.array([num_steps]), np.zeros(1), update)
+    none = [np.zeros(1)] * 4  # losses and scores
+    return TrainedClient(np.array([turn]), np.array([num_samples]), np.array([num_steps]), *none, update)
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,9 @@ class Several:
     num_steps: NDArray[np.int64]
     update: NDArray[np.float32]
     mean_losses: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+    losses_before: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+    losses_after: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+    scores_after: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
 
     def weighted_sum(self, weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
         return {"bias": weights @ self.update}

@@ -73,6 +73,9 @@ def test_client_rows(directory: RunDirectory) -> None:
         "num_train": np.array([5, 0]),
         "steps": np.array([3, 0]),
         "train_loss": np.array([0.5, 0.0]),
+        "train_loss_before": np.array([0.75, 0.0]),
+        "train_loss_after": np.array([0.25, 0.0]),
+        "train_score": np.array([0.8, 0.0]),
         "num_validation": np.array([0, 2]),
         "validation_loss": np.array([0.0, 0.25]),
         "validation_score": np.array([0.0, 0.5]),
@@ -81,11 +84,12 @@ def test_client_rows(directory: RunDirectory) -> None:
     with (directory.path / "client_metrics.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [tuple(row.values()) for row in rows] == [
-        ("4", 'St. "Mary", east', "train", "5", "3", "0.5", ""),
-        ("4", "b", "train", "0", "0", "", ""),
-        ("3", "b", "validation", "2", "", "0.25", "0.5"),
+        ("4", 'St. "Mary", east', "train", "5", "3", "0.5", "0.8", "0.75", "0.25"),
+        ("4", "b", "train", "0", "0", "", "", "", ""),
+        ("3", "b", "validation", "2", "", "0.25", "0.5", "", ""),
     ]
-    assert list(rows[0]) == ["round", "client", "part", "num_samples", "steps", "loss", "score"]
+    header = ["round", "client", "part", "num_samples", "steps", "loss", "score", "loss_before", "loss_after"]
+    assert list(rows[0]) == header
 
 
 def test_rows_after_a_checkpoint_are_cut_off(directory: RunDirectory) -> None:
