@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedgraft.errors import FedGraftError, StoreError
+from fedgraft.errors import Fault, FedGraftError, ScenarioError, StoreError
 from fedgraft.files import write_text
 from fedgraft.progress import Event, listening, report
 from fedgraft.runs import Run
@@ -114,12 +114,18 @@ def resolve(scenario: str | Path | Scenario, overrides: Sequence[str] = (), runt
 
 
 def check_strategy(scenario: Scenario) -> None:
-    """Refuse one of Flower's strategies that it does not have, or parameters that it does not take.
+    """Refuse a strategy that does not make such a head, or one of Flower's that it does not have.
 
     Raises:
         ScenarioError: says what there is.
     """
     from strategies.flower import FlowerStrategy
+
+    for key, strategy in (("strategy", scenario.strategy), ("init", scenario.init)):
+        if strategy is not None and scenario.head.name not in strategy.heads:
+            kinds = " or ".join(strategy.heads)
+            text = f"came {scenario.head.name}, but {key} {strategy.name} makes a {kinds} head; set head: {kinds}"
+            raise ScenarioError(scenario.name, [Fault("head", text)])
 
     if isinstance(scenario.strategy, FlowerStrategy):
         from server.flower_strategy import UnpackedStrategy

@@ -30,6 +30,8 @@ SPENT = {
     "describe": "starting and asking the hosts",
     "backbone": "sharing the backbone",
     "train": "training",
+    "statistics": "summing features",
+    "cross_validate": "choosing the penalty",
     "aggregate": "aggregating",
     "evaluate": "evaluating",
     "checkpoint": "writing checkpoints",

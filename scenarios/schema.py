@@ -16,7 +16,7 @@ from fedgraft.settings import Settings, named
 from fedgraft.simulation.settings import InlineRuntime, RuntimeSettings
 from server.settings import EvaluationSettings, ServerSettings
 from strategies.fedavg import FedAvg
-from strategies.registry import StrategySettings
+from strategies.registry import ClosedFormSettings, StrategySettings
 
 
 class Scenario(Settings):
@@ -40,6 +40,8 @@ class Scenario(Settings):
     """How a client trains its head in a round."""
     strategy: StrategySettings = FedAvg()
     """How the clients' updates combine."""
+    init: ClosedFormSettings | None = None
+    """A closed form whose head the first round starts from, e.g. `ridge`; null: zeros, or small random numbers."""
     server: ServerSettings = ServerSettings()
     """How many rounds, and with whom."""
     evaluation: EvaluationSettings = EvaluationSettings()

@@ -16,16 +16,19 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy as FlwrStrategy
 from numpy.typing import NDArray
 
-from fedgraft.errors import WireError
+from fedgraft.closed_form import regression_moments
+from fedgraft.errors import FedGraftError, WireError
 from fedgraft.evaluation import Objective
 from fedgraft.metrics import Sums, add_sums, metric_shapes, summarise
 from fedgraft.randomness import key, orders
 from fedgraft.wire.records import Arrays, array_record, expect, pack
 from fedgraft.wire.requests import EvaluateReply, EvaluateRequest, HalfSettings, TrainReply, TrainRequest
-from server.replies import unpacked_replies
+from server.replies import in_order, unpacked_replies
 from server.roster import Call, Roster
 from server.settings import EvaluationSettings, ServerSettings
-from strategies.base import Replies, Request, Strategy
+from server.statistics import Questions
+from server.sums import combine_cross_validation, combine_statistics
+from strategies.base import CrossValidate, Exchange, Replies, Request, Statistics, Strategy
 
 CLIENT_ARRAYS = (
     "num_train",
@@ -69,6 +72,7 @@ class PackedStrategy(FlwrStrategy):
         run_id: ours.
         seed: the scenario's.
         weights_digest: of the run's backbone.
+        feature_dim: features a sample.
     """
 
     def __init__(
@@ -81,6 +85,7 @@ class PackedStrategy(FlwrStrategy):
         run_id: str,
         seed: int,
         weights_digest: str,
+        feature_dim: int,
     ) -> None:
         self.strategy = strategy
         self.roster = roster
@@ -90,10 +95,11 @@ class PackedStrategy(FlwrStrategy):
         self.run_id = run_id
         self.seed = seed
         self.weights_digest = weights_digest
+        self._questions = Questions(roster, run_id, weights_digest, feature_dim)
         self.head: Arrays = {}
         self.state: Arrays | None = None
         self.record: RoundRecord | None = None
-        self._plan: tuple[Request, ...] = ()
+        self._plan: tuple[Exchange, ...] = ()
         self._calls: list[Call] = []
         self._gathered: list[Replies] = []
 
@@ -101,7 +107,9 @@ class PackedStrategy(FlwrStrategy):
         """Return the clients of a round, ascending: a pure function of seed and round."""
         num_clients = len(self.roster.names)
         chosen = self.server.clients_per_round or num_clients
-        if self.server.clients_fraction is not None:
+        if self.strategy.everybody:
+            chosen = num_clients
+        elif self.server.clients_fraction is not None:
             chosen = max(1, round(self.server.clients_fraction * num_clients))
         order = orders(key(self.seed, "cohort", round_number), num_clients)[0]
         return np.sort(order[: min(chosen, num_clients)])
@@ -123,7 +131,18 @@ class PackedStrategy(FlwrStrategy):
             self._gathered = []
             self._calls = self.roster.calls(self.cohort(server_round))
         request = self._plan[len(self._gathered)]
+        if isinstance(request, Statistics):
+            return self._questions.statistics(self._calls, request.second_moment)
+        if isinstance(request, CrossValidate):
+            moments, lambdas = self._penalties(request)
+            return self._questions.cross_validate(self._calls, moments, lambdas, bias="bias" in self.head)
         return [self._train_message(server_round, request, call) for call in self._calls]
+
+    def _penalties(self, request: CrossValidate) -> tuple[Arrays, tuple[float, ...]]:
+        """Return the moments that the exchange before gave, and the penalties to try, absolute."""
+        moments = regression_moments(self._gathered[-1].statistics, self.objective.task)
+        mean = float(np.trace(moments["second_moment"])) / len(moments["second_moment"])
+        return moments, tuple(factor * mean for factor in request.relative_penalties)
 
     def _train_message(self, round_number: int, request: Request, call: Call) -> Message:
         body = TrainRequest(
@@ -148,17 +167,29 @@ class PackedStrategy(FlwrStrategy):
         """Whether the round in progress asks for another exchange."""
         return bool(self._plan)
 
+    @property
+    def phase(self) -> str:
+        """What the exchange in progress asks for; seconds are booked on it."""
+        request = self._plan[len(self._gathered)]
+        return {Statistics: "statistics", CrossValidate: "cross_validate"}.get(type(request), "train")
+
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Combine the replies; after the round's last exchange return the next head."""
         request = self._plan[len(self._gathered)]
-        gathered, record = self._combine(server_round, request, list(replies))
+        if isinstance(request, Request):
+            gathered, record = self._combine(server_round, request, list(replies))
+        else:
+            gathered, record = self._combine_sums(request, list(replies)), RoundRecord(self.cohort(server_round))
         self.record = record
         self._gathered.append(gathered)
         if len(self._gathered) < len(self._plan):
             return None, None
-        outcome = self.strategy.aggregate(self.state or {}, self.head, tuple(self._gathered))
+        try:
+            outcome = self.strategy.aggregate(self.state or {}, self.head, tuple(self._gathered))
+        except ValueError as error:  # a pure strategy has no other words for what it can't do
+            raise FedGraftError(f"strategy {self.strategy.title}, round {server_round}: {error}") from error
         self.head, self.state, self._plan = dict(outcome.head), dict(outcome.state), ()
         metrics: dict[str, MetricRecordValues] = dict(outcome.metrics)
         if record.train_loss is not None:
@@ -202,6 +233,22 @@ class PackedStrategy(FlwrStrategy):
             train_losses=self._column(groups_of_calls, "train_loss", order) if stacked else np.zeros(0),
         )
         return gathered, self._recorded(groups_of_calls, clients, order)
+
+    def _combine_sums(self, request: Statistics | CrossValidate, replies: Sequence[Message]) -> Replies:
+        """Check the replies to a question about sums and add them, in shard order, in float64."""
+        ordered = in_order(self._calls, replies)
+        roster, task = self.roster, self.objective.task
+        num_clients = sum(len(call.clients) for call in self._calls)
+        num_samples = int(sum(roster.num_train[call.clients].sum() for call in self._calls))
+        facts: dict[str, Any] = {"num_clients": num_clients, "num_samples": num_samples, "task": task}
+        if isinstance(request, Statistics):
+            dim = self._questions.feature_dim
+            facts["statistics"] = combine_statistics(self._calls, ordered, roster, dim, request.second_moment)
+        else:
+            lambdas = self._penalties(request)[1]
+            tried = combine_cross_validation(self._calls, ordered, roster, lambdas)
+            facts |= {"penalties": np.array(tried.lambdas), "scores": tried.scores, "num_samples": tried.num_samples}
+        return Replies(sums={}, scalars={}, **facts)
 
     def _column(
         self, groups_of_calls: Sequence[Mapping[str, Arrays]], name: str, order: NDArray[np.int64]

@@ -48,6 +48,24 @@ def unpacked_replies(
     return [found[call.shard, call.node] for call in calls]
 
 
+def in_order(calls: Sequence[Call], replies: Sequence[Message]) -> list[Message]:
+    """Return replies in the order of the calls, as an exchange gives them; the bodies say which shard they are for.
+
+    Raises:
+        HostError: a reply is an error.
+        WireError: a reply is missing, surplus, or of another host.
+    """
+    if len(replies) != len(calls):
+        raise WireError(f"{len(replies)} replies came to {len(calls)} messages")
+    for call, reply in zip(calls, replies, strict=True):
+        node = reply.metadata.src_node_id
+        if reply.has_error():
+            raise HostError(f"host {node} failed: {reply.error.reason}")
+        if node != call.node:
+            raise WireError(f"a reply for shard {call.shard} came from host {node}, asked was host {call.node}")
+    return list(replies)
+
+
 def _check_clients(call: Call, num_clients: int, columns: Arrays, what: str) -> None:
     if num_clients != len(call.clients):
         raise WireError(f"{what} speaks of {num_clients} clients, asked for were {len(call.clients)}")

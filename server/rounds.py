@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
+from flwr.app import ConfigRecord, MetricRecord
 from flwr.serverapp import Grid
 
 from fedgraft.evaluation import Objective
@@ -18,6 +19,7 @@ from fedgraft.models.losses import resolve_loss
 from fedgraft.models.registry import describe
 from fedgraft.progress import report
 from fedgraft.submission import Submission
+from fedgraft.threads import numpy_threads
 from fedgraft.wire.records import Arrays, array_record
 from fedgraft.workspace import open_workspace
 from server.adapter import PackedStrategy, RoundRecord
@@ -46,6 +48,7 @@ class Course:
     central: CentralTest | None
     counters: Counters
     head: Arrays
+    threads: int
     round_number: int = 0
     central_sums: Sums | None = None
 
@@ -56,7 +59,7 @@ def conduct(grid: Grid, submission: Submission) -> Path:
     Raises:
         FedGraftError: anything that the user can mend.
     """
-    part = ServerPart.model_validate_json(submission.scenario_json)
+    part = ServerPart.model_validate_json(submission.scenario_json).within_rounds()
     directory, checkpoint = _open_directory(submission, part)
     with directory.recording():
         if directory.finished:
@@ -106,26 +109,34 @@ def _begin(
         report("note", text=f"backbone weights sent to {num_sent} host{'s' if num_sent > 1 else ''}")
     feature_dim = info.feature_dim or next(iter(roster.descriptions.values())).feature_dim
     objective = Objective(part.head, resolve_loss(part.loss, roster.task), roster.task, _num_outputs(roster))
-    adapter = PackedStrategy(
-        _strategy(part.strategy),
-        roster,
-        part.server,
-        part.evaluation,
-        objective,
-        run_id,
-        part.seed,
-        info.weights_digest,
-    )
-    central = _central(part, objective, counters, submission.run.threads)
+    part.check_task(roster.task)
+
+    def adapter_of(strategy: Strategy) -> PackedStrategy:
+        return PackedStrategy(
+            _strategy(strategy),
+            roster,
+            part.server,
+            part.evaluation,
+            objective,
+            run_id,
+            part.seed,
+            info.weights_digest,
+            feature_dim,
+        )
+
+    adapter = adapter_of(part.strategy)
+    threads = submission.run.threads
+    central = _central(part, objective, counters, threads)
     if checkpoint:
         adapter.state = checkpoint.state
         report("note", text=f"resumed after round {checkpoint.round_number}")
-        return Course(
-            part, directory, grid, roster, adapter, central, counters, checkpoint.head, checkpoint.round_number
-        )
+        number = checkpoint.round_number
+        return Course(part, directory, grid, roster, adapter, central, counters, checkpoint.head, threads, number)
     head = initial_head(part.head, feature_dim, objective.num_outputs, part.seed)
-    course = Course(part, directory, grid, roster, adapter, central, counters, head)
-    adapter.state = dict(adapter.strategy.init(head))
+    course = Course(part, directory, grid, roster, adapter, central, counters, head, threads)
+    if part.init is not None:
+        course.head = _start_from(course, adapter_of(part.init))
+    adapter.state = dict(adapter.strategy.init(course.head))
     _evaluate_centrally(course)
     _save(course)
     return course
@@ -156,19 +167,8 @@ def _round(course: Course) -> None:
     """Run one round: exchanges, aggregation, evaluation, and at times a checkpoint."""
     started, before = time.perf_counter(), (course.counters.bytes_down, course.counters.bytes_up)
     number = course.round_number + 1
-    adapter, timeout = course.adapter, course.part.server.timeout_seconds
-    arrays: ArrayRecord | None = array_record(course.head)
-    metrics: MetricRecord | None = None
-    while True:
-        messages = list(
-            adapter.configure_train(number, arrays or array_record(course.head), ConfigRecord(), course.grid)
-        )
-        replies = exchange(course.grid, messages, course.counters, "train", timeout)
-        timer = time.perf_counter()
-        arrays, metrics = adapter.aggregate_train(number, replies)
-        course.counters.spend("aggregate", time.perf_counter() - timer)
-        if arrays is not None:
-            break
+    adapter = course.adapter
+    metrics = _exchanges(course, adapter, number)
     course.head, course.round_number = adapter.head, number
     record = adapter.record
     if record is not None:
@@ -182,6 +182,28 @@ def _round(course: Course) -> None:
     report("round", number=number, of=course.part.server.rounds, **course.directory.latest)
     if number % course.part.server.checkpoint_every == 0 or number == course.part.server.rounds:
         _save(course)
+
+
+def _exchanges(course: Course, adapter: PackedStrategy, number: int) -> MetricRecord | None:
+    """Have all exchanges of a round; the adapter holds the next head then. Return the strategy's metrics."""
+    sent = array_record(course.head)
+    while True:
+        messages = list(adapter.configure_train(number, sent, ConfigRecord(), course.grid))
+        replies = exchange(course.grid, messages, course.counters, adapter.phase, course.part.server.timeout_seconds)
+        timer = time.perf_counter()
+        # Closed forms solve with NumPy; strategies that only add are not slowed by looking for its libraries.
+        with numpy_threads(course.threads) if adapter.phase != "train" else contextlib.nullcontext():
+            arrays, metrics = adapter.aggregate_train(number, replies)
+        course.counters.spend("aggregate", time.perf_counter() - timer)
+        if arrays is not None:
+            return metrics
+
+
+def _start_from(course: Course, adapter: PackedStrategy) -> Arrays:
+    """Return the head that a closed form makes before the first round."""
+    metrics = dict(_exchanges(course, adapter, 1) or {})
+    course.directory.row(0, "init", {"strategy": adapter.strategy.title, **metrics})
+    return adapter.head
 
 
 def _write_record(course: Course, record: RoundRecord, number: int) -> None:

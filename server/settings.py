@@ -11,9 +11,10 @@ from fedgraft.errors import Fault, ScenarioError
 from fedgraft.features.settings import FeatureSettings
 from fedgraft.models.head_settings import HeadSettings
 from fedgraft.models.loss_settings import LossSettings
+from fedgraft.models.losses import Task
 from fedgraft.models.settings import BackboneSettings
 from fedgraft.settings import Settings, setting_fault
-from strategies.registry import StrategySettings
+from strategies.registry import ClosedFormSettings, StrategySettings
 
 
 class ServerSettings(Settings):
@@ -75,6 +76,25 @@ class ServerPart(Settings):
     head: HeadSettings
     loss: LossSettings
     strategy: StrategySettings
+    init: ClosedFormSettings | None
     server: ServerSettings
     evaluation: EvaluationSettings
     shards: PositiveInt
+
+    def within_rounds(self) -> ServerPart:
+        """Return this part with no more rounds than the strategy can use."""
+        most = self.strategy.most_rounds
+        if most is None or most >= self.server.rounds:
+            return self
+        return self.model_copy(update={"server": self.server.model_copy(update={"rounds": most})})
+
+    def check_task(self, task: Task) -> None:
+        """Refuse a strategy that can't serve what the targets are.
+
+        Raises:
+            ScenarioError: says what each strategy can.
+        """
+        for key, strategy in (("strategy", self.strategy), ("init", self.init)):
+            if strategy is not None and task not in strategy.tasks:
+                text = f"{strategy.name} serves {' and '.join(strategy.tasks)}; the data's targets are {task}"
+                raise ScenarioError(self.name, [Fault(key, f"{text}; take another strategy (ridge serves all)")])

@@ -9,14 +9,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from flwr.app import Message
+from flwr.app import ArrayRecord, Message
 from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
 from fedgraft.closed_form import Moments, check_lambda, moment_shapes
 from fedgraft.errors import WireError
 from fedgraft.settings import Settings
-from fedgraft.wire.records import Arrays, expect, pack
+from fedgraft.wire.records import array_record, expect, pack
 from fedgraft.wire.requests import CrossValidateRequest, StatisticsRequest
 from fedgraft.wire.statistics import SecondMoment, check_statistics_size
 from server.checkpoint import Counters
@@ -26,24 +26,108 @@ from server.sums import CrossValidated, combine_cross_validation, combine_statis
 
 
 @dataclass(frozen=True)
-class Inquiry:
-    """Asks the hosts of a run for sums.
+class Questions:
+    """Messages that ask the hosts of a run for sums: one a shard and host.
 
     Attributes:
-        grid: Flower's.
         roster: the clients and their hosts.
         run_id: ours.
         weights_digest: of the run's backbone.
         feature_dim: features a sample.
+    """
+
+    roster: Roster
+    run_id: str
+    weights_digest: str
+    feature_dim: int
+
+    def statistics(self, calls: Sequence[Call], second_moment: SecondMoment) -> list[Message]:
+        """Return the messages that ask for sums over the clients' training samples.
+
+        Raises:
+            WireError: the sums would be too large.
+        """
+        check_statistics_size(len(self.roster.label_names), self.feature_dim, second_moment, self.roster.task)
+        requests = [
+            StatisticsRequest(
+                run_id=self.run_id, weights_digest=self.weights_digest, shard=call.shard, second_moment=second_moment
+            )
+            for call in calls
+        ]
+        return self._messages("statistics", calls, requests)
+
+    def cross_validate(
+        self, calls: Sequence[Call], moments: Moments, lambdas: Sequence[float], bias: bool = True
+    ) -> list[Message]:
+        """Return the messages that ask how well heads without a client predict that client's training samples.
+
+        Args:
+            calls: whom to ask.
+            moments: over at least these clients, as `fedgraft.closed_form.regression_moments` gives them.
+            lambdas: penalties, above 0.
+            bias: whether heads have a bias.
+
+        Raises:
+            WireError: no lambda or a bad one, or fewer than two clients with samples.
+        """
+        if not 1 <= len(lambdas) <= 100:
+            raise WireError(f"{len(lambdas)} lambdas came; expected 1 to 100")
+        if np.count_nonzero(self.roster.num_train) < 2:
+            raise WireError(
+                f"{np.count_nonzero(self.roster.num_train)} of {len(self.roster.names)} clients have training "
+                "samples; leave-one-client-out needs two: give a lambda instead of choosing one"
+            )
+        check_statistics_size(len(self.roster.label_names), self.feature_dim, "shared", self.roster.task)
+        shapes = moment_shapes(len(self.roster.label_names), self.feature_dim)
+        expect(moments, shapes, "the pooled moments")
+        for lambda_ in lambdas:
+            try:
+                check_lambda(moments, lambda_)
+            except ValueError as error:
+                raise WireError(str(error)) from error
+        pooled = {name: np.asarray(moments[name], dtype=np.float64) for name in shapes}
+        requests = [
+            CrossValidateRequest(
+                run_id=self.run_id,
+                weights_digest=self.weights_digest,
+                shard=call.shard,
+                lambdas=tuple(float(value) for value in lambdas),
+                bias=bias,
+            )
+            for call in calls
+        ]
+        return self._messages("cross_validate", calls, requests, {"moments": array_record(pooled)})
+
+    def _messages(
+        self,
+        kind: str,
+        calls: Sequence[Call],
+        requests: Sequence[Settings],
+        groups: Mapping[str, ArrayRecord] | None = None,
+    ) -> list[Message]:
+        """Return a message for each call, with its request, and the same groups of arrays in all."""
+        messages = []
+        for call, request in zip(calls, requests, strict=True):
+            record = pack(request, {"clients": {"index": call.index}})
+            for group, arrays in (groups or {}).items():
+                record[group] = arrays
+            messages.append(Message(record, dst_node_id=call.node, message_type=f"query.{kind}"))
+        return messages
+
+
+@dataclass(frozen=True)
+class Inquiry:
+    """Asks the hosts of a run for sums, and waits for the answers.
+
+    Attributes:
+        grid: Flower's.
+        questions: whom to ask, and about what.
         counters: where bytes and seconds are counted.
         timeout_seconds: how long to wait for the replies.
     """
 
     grid: Grid
-    roster: Roster
-    run_id: str
-    weights_digest: str
-    feature_dim: int
+    questions: Questions
     counters: Counters
     timeout_seconds: float
 
@@ -60,16 +144,9 @@ class Inquiry:
             WireError: the sums would be too large, or a reply does not fit.
             HostError: a host failed.
         """
-        check_statistics_size(len(self.roster.label_names), self.feature_dim, second_moment, self.roster.task)
-        calls = self._calls(clients)
-        requests = [
-            StatisticsRequest(
-                run_id=self.run_id, weights_digest=self.weights_digest, shard=call.shard, second_moment=second_moment
-            )
-            for call in calls
-        ]
-        replies = self._ask("statistics", calls, requests)
-        return combine_statistics(calls, replies, self.roster, self.feature_dim, second_moment)
+        calls, questions = self._calls(clients), self.questions
+        replies = self._ask("statistics", questions.statistics(calls, second_moment))
+        return combine_statistics(calls, replies, questions.roster, questions.feature_dim, second_moment)
 
     def cross_validate(
         self,
@@ -90,45 +167,13 @@ class Inquiry:
             WireError: no lambda or a bad one, fewer than two clients with samples, or a reply does not fit.
             HostError: a host failed, or found that the moments do not contain its samples.
         """
-        if not 1 <= len(lambdas) <= 100:
-            raise WireError(f"{len(lambdas)} lambdas came; expected 1 to 100")
-        if np.count_nonzero(self.roster.num_train) < 2:
-            raise WireError(
-                f"{np.count_nonzero(self.roster.num_train)} of {len(self.roster.names)} clients have training "
-                "samples; leave-one-client-out needs two: give a lambda instead of choosing one"
-            )
-        check_statistics_size(len(self.roster.label_names), self.feature_dim, "shared", self.roster.task)
-        shapes = moment_shapes(len(self.roster.label_names), self.feature_dim)
-        expect(moments, shapes, "the pooled moments")
-        for lambda_ in lambdas:
-            try:
-                check_lambda(moments, lambda_)
-            except ValueError as error:
-                raise WireError(str(error)) from error
-        pooled = {name: np.asarray(moments[name], dtype=np.float64) for name in shapes}
         calls = self._calls(clients)
-        requests = [
-            CrossValidateRequest(
-                run_id=self.run_id,
-                weights_digest=self.weights_digest,
-                shard=call.shard,
-                lambdas=tuple(float(value) for value in lambdas),
-                bias=bias,
-            )
-            for call in calls
-        ]
-        replies = self._ask("cross_validate", calls, requests, {"moments": pooled})
-        return combine_cross_validation(calls, replies, self.roster, tuple(lambdas))
+        replies = self._ask("cross_validate", self.questions.cross_validate(calls, moments, lambdas, bias))
+        return combine_cross_validation(calls, replies, self.questions.roster, tuple(lambdas))
 
     def _calls(self, clients: NDArray[np.int64] | None) -> list[Call]:
-        return self.roster.calls(np.arange(len(self.roster.names)) if clients is None else clients)
+        roster = self.questions.roster
+        return roster.calls(np.arange(len(roster.names)) if clients is None else clients)
 
-    def _ask(
-        self, kind: str, calls: Sequence[Call], requests: Sequence[Settings], groups: Mapping[str, Arrays] | None = None
-    ) -> list[Message]:
-        """Send each call its request, with the same groups of arrays to all; return the replies."""
-        messages = []
-        for call, request in zip(calls, requests, strict=True):
-            record = pack(request, {"clients": {"index": call.index}, **(groups or {})})
-            messages.append(Message(record, dst_node_id=call.node, message_type=f"query.{kind}"))
+    def _ask(self, kind: str, messages: Sequence[Message]) -> list[Message]:
         return exchange(self.grid, messages, self.counters, kind, self.timeout_seconds)

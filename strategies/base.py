@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 
 from fedgraft.settings import Settings
 
+Task = Literal["classes", "labels", "real"]
+
 Arrays = Mapping[str, NDArray[Any]]
 """Named arrays: a head, an update, a strategy's state."""
 
@@ -32,21 +34,44 @@ class Half:
 
 @dataclass(frozen=True)
 class Request:
-    """One exchange with the clients of a round.
+    """One exchange in which the clients of a round train.
 
     Attributes:
-        kind: what is asked for.
         half: the client half that trains.
         sums: names of the additive arrays, each of the head's shapes, that the replies must carry.
         scalars: names of the additive scalars that the replies must carry.
         arrays: what the clients get beside the global head, e.g. `control.weight`.
     """
 
-    kind: Literal["train"] = "train"
     half: Half = Half()
     sums: tuple[str, ...] = ("update",)
     scalars: tuple[str, ...] = ("weight",)
     arrays: Arrays = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """One exchange in which the clients give sums of their features; see `fedgraft.wire.statistics`.
+
+    Attributes:
+        second_moment: which second moment comes with the first ones.
+    """
+
+    second_moment: Literal["none", "diagonal", "shared", "per_class"] = "none"
+
+
+@dataclass(frozen=True)
+class CrossValidate:
+    """One exchange after `Statistics("shared")`: each client is predicted by ridge heads that lack it.
+
+    Attributes:
+        relative_penalties: of the heads, as multiples of the mean eigenvalue of the second moment that was summed.
+    """
+
+    relative_penalties: tuple[float, ...]
+
+
+Exchange = Request | Statistics | CrossValidate
 
 
 @dataclass(frozen=True)
@@ -62,6 +87,11 @@ class Replies:
         weights: `(num_clients,)` float64, the number of training samples of each stacked client.
         train_losses: `(num_clients,)` float64, each stacked client's mean training loss.
         num_clients: how many clients are in it.
+        statistics: what `Statistics` gave, summed over clients: name -> float64 array.
+        penalties: `(num_penalties,)` what `CrossValidate` tried, absolute.
+        scores: `(num_penalties,)` how well each did, more is better: right answers, or minus the squared errors.
+        num_samples: training samples that the statistics or the scores are over.
+        task: what the targets are.
     """
 
     sums: Mapping[str, Arrays]
@@ -70,6 +100,11 @@ class Replies:
     stack: Arrays = field(default_factory=dict)
     weights: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
     train_losses: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+    statistics: Arrays = field(default_factory=dict)
+    penalties: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+    scores: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+    num_samples: int = 0
+    task: Task = "classes"
 
 
 @dataclass(frozen=True)
@@ -90,11 +125,28 @@ class Strategy(Settings):
     evaluates: ClassVar[Literal["global"]] = "global"
     """Which head is evaluated."""
 
+    most_rounds: ClassVar[int | None] = None
+    """Rounds after which nothing more can come; None: as many as the scenario says."""
+
+    everybody: ClassVar[bool] = False
+    """Whether every round asks all clients, however many the scenario draws for one."""
+
+    heads: ClassVar[tuple[str, ...]] = ("linear", "cosine", "mlp")
+    """Kinds of heads that it can make."""
+
+    tasks: ClassVar[tuple[Task, ...]] = ("classes", "labels", "real")
+    """Kinds of targets that it can serve."""
+
+    @property
+    def title(self) -> str:
+        """What errors and records call it."""
+        return str(getattr(self, "name", type(self).__name__))
+
     def init(self, head: Arrays) -> Arrays:
         """Return the state before the first round; all that lives between rounds, as flat named arrays."""
         return {}
 
-    def plan(self, state: Arrays, round_number: int) -> tuple[Request, ...]:
+    def plan(self, state: Arrays, round_number: int) -> tuple[Exchange, ...]:
         """Return the exchanges of a round (from 1)."""
         return (Request(),)
 
@@ -115,3 +167,8 @@ def moved(head: Arrays, step: Arrays) -> dict[str, NDArray[Any]]:
     return {
         name: (np.asarray(value, dtype=np.float64) + step[name]).astype(value.dtype) for name, value in head.items()
     }
+
+
+def solved(head: Arrays, values: Arrays, temperature: float = 1.0) -> dict[str, NDArray[Any]]:
+    """Return a head that was solved for, over a temperature, rounded once to the dtypes of `head`."""
+    return {name: (np.asarray(values[name]) / temperature).astype(value.dtype) for name, value in head.items()}

@@ -15,6 +15,9 @@ from strategies.fedavgm import FedAvgM
 from strategies.fedprox import FedProx
 from strategies.fedyogi import FedYogi
 from strategies.flower import FlowerStrategy
+from strategies.lda import LinearDiscriminant
+from strategies.ncm import NearestClassMean
+from strategies.ridge import Ridge
 
 
 def tag_of(value: Any) -> str | None:
@@ -30,10 +33,20 @@ StrategySettings = Annotated[
     | Annotated[FedAdam, Tag("fedadam")]
     | Annotated[FedYogi, Tag("fedyogi")]
     | Annotated[FedProx, Tag("fedprox")]
+    | Annotated[Ridge, Tag("ridge")]
+    | Annotated[NearestClassMean, Tag("ncm")]
+    | Annotated[LinearDiscriminant, Tag("lda")]
     | Annotated[FlowerStrategy, Tag("flower:<Class>")],
     Discriminator(tag_of),
     BeforeValidator(named),
 ]  # fmt: skip
+
+ClosedFormSettings = Annotated[
+    Ridge | NearestClassMean | LinearDiscriminant,
+    Discriminator("name"),
+    BeforeValidator(named),
+]
+"""Those that make a head at once from sums, and so can make the one that others start from."""
 
 
 def _registered() -> dict[str, type[Strategy]]:

@@ -54,7 +54,7 @@ def allowed(importer: str, imported: str) -> bool:
         "scenarios": imported == "clients.settings" or target in ("server", "strategies", "fedgraft"),
         "server": target == "strategies" or (target == "fedgraft" and imported not in NOT_FOR_APPS),
         "clients": target == "fedgraft" and imported not in NOT_FOR_APPS,
-        "strategies": imported == "fedgraft.settings",
+        "strategies": imported in ("fedgraft.settings", "fedgraft.closed_form"),
         "fedgraft": False,
     }[source]
 

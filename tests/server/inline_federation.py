@@ -21,7 +21,7 @@ from fedgraft.workspace import Workspace, open_workspace
 from scenarios.schema import Scenario
 from server.checkpoint import Counters
 from server.roster import call_the_roll
-from server.statistics import Inquiry
+from server.statistics import Inquiry, Questions
 
 FEATURE_DIM = 6
 
@@ -86,7 +86,7 @@ def federation(task: str = "classes", shards: int = 1, num_hosts: int = 1, **val
     grid, counters = InlineGrid(app, contexts), Counters()
     try:
         roster = call_the_roll(grid, facts.run_id, num_hosts, shards, counters, 10.0)
-        inquiry = Inquiry(grid, roster, facts.run_id, "", FEATURE_DIM, counters, 10.0)
+        inquiry = Inquiry(grid, Questions(roster, facts.run_id, "", FEATURE_DIM), counters, 10.0)
         yield Asked(inquiry, open_workspace(resolved.data, resolved.seed, resolved.backbone, resolved.features))
     finally:
         forget_hosts()

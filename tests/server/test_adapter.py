@@ -44,7 +44,7 @@ def adapter_of(
     objective = Objective(LinearHead(), SoftmaxLoss(), "classes", 2)
     settings = ServerSettings(**{"rounds": 5, **server})
     evaluation = evaluation or EvaluationSettings(per_client=False)
-    return PackedStrategy(strategy or FedAvg(), roster, settings, evaluation, objective, "run-0001", 1, "")
+    return PackedStrategy(strategy or FedAvg(), roster, settings, evaluation, objective, "run-0001", 1, "", 3)
 
 
 class TestCohort:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -202,7 +203,7 @@ def test_the_number_of_lambdas_is_checked(number: int, opened: Opened) -> None:
 def test_sums_that_are_too_large_are_not_asked_for(opened: Opened, departures: list[Departure]) -> None:
     asked = opened()
     departures.clear()
-    wide = type(asked.inquiry)(**(vars(asked.inquiry) | {"feature_dim": 8192}))
+    wide = replace(asked.inquiry, questions=replace(asked.inquiry.questions, feature_dim=8192))
     with pytest.raises(WireError, match="second_moment 'per_class' of 3 outputs and 8,192 features is 1,610"):
         wide.statistics("per_class")
     assert departures == []
@@ -213,13 +214,13 @@ GOOD_BODY = StatisticsReply(shard=0, num_clients=6, num_samples=0)
 
 def altered(asked: Asked, kind: Any, change: Callable[[dict[str, Any]], dict[str, Any]], **body: int) -> str:
     """Return the error that sums of all clients raise after a change to them or to the reply's body."""
-    calls = asked.inquiry.roster.calls(np.arange(6))
+    calls = asked.inquiry.questions.roster.calls(np.arange(6))
     sums = change({name: value.copy() for name, value in asked.inquiry.statistics(kind).items()})
     said = GOOD_BODY.model_copy(update={"num_samples": len(asked.rows), **body})
     record = pack(said, {"sums": sums})
     reply = Message(record, dst_node_id=1, message_type="query.statistics")
     with pytest.raises(WireError) as error:
-        combine_statistics(calls, [reply], asked.inquiry.roster, FEATURE_DIM, kind)
+        combine_statistics(calls, [reply], asked.inquiry.questions.roster, FEATURE_DIM, kind)
     return str(error.value)
 
 
@@ -277,6 +278,6 @@ def test_counts_that_can_not_be_are_refused(correct: Any, text: str, opened: Ope
     asked = opened()
     body = CrossValidateReply(shard=0, num_clients=6, num_samples=len(asked.rows))
     reply = Message(pack(body, {"counts": {"correct": correct}}), dst_node_id=1, message_type="query.cross_validate")
-    roster = asked.inquiry.roster
+    roster = asked.inquiry.questions.roster
     with pytest.raises(WireError, match=text):
         combine_cross_validation(roster.calls(np.arange(6)), [reply], roster, (0.1, 1.0))

@@ -99,7 +99,8 @@ TABLE = (
 
 def test_the_table_has_every_strategy() -> None:
     ours = {row.name for row in TABLE if not row.name.startswith("flower:")}
-    assert ours == set(STRATEGIES) - {"flower:<Class>"}
+    closed_forms = {name for name, strategy in STRATEGIES.items() if strategy.most_rounds == 1}  # have their own tests
+    assert ours == set(STRATEGIES) - {"flower:<Class>"} - closed_forms
     assert {row.name.partition(":")[2] for row in TABLE} - {""} == set(flower_classes())
 
 
