@@ -85,7 +85,7 @@ def course_end_to_end(
     grid, roster = federation(clients, num_steps, train or {})
     objective = Objective(LinearHead(bias=False), SquaredLoss(), "real", 1)
     never = EvaluationSettings(every=1000, central=False, per_client=False)
-    adapter = PackedStrategy(strategy, roster, ServerSettings(rounds=num_rounds), never, objective, RUN_ID, 1, "")
+    adapter = PackedStrategy(strategy, roster, ServerSettings(rounds=num_rounds), never, objective, RUN_ID, 1, "", 1)
     head: Any = {"weight": np.full((1, 1), start, dtype=np.float32)}
     values = []
     for number in range(1, num_rounds + 1):
