@@ -7,8 +7,13 @@ and before the optimiser adds weight decay.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
+from clients.state.tables import Kind, StateTable
 from fedgraft.errors import WireError, listed, nearest
 from fedgraft.wire.requests import HalfSettings
 
@@ -37,15 +42,101 @@ def proximal(parameters: Mapping[str, float]) -> Adjust:
     return adjust
 
 
-HALVES: dict[str, tuple[Callable[[Mapping[str, float]], Adjust], frozenset[str]]] = {
-    "plain": (plain, frozenset()),
-    "proximal": (proximal, frozenset({"mu"})),
+class ControlVariate:
+    """One client's half of SCAFFOLD (Karimireddy et al., ICML 2020, arXiv:1910.06378): adds `c - c_k`.
+
+    Its next control variate is the mean over its steps of the gradients that come here: of the loss over a batch,
+    clipped, before anything is added. Under plain SGD that is the paper's option II: the head moves by
+    `-lr sum (g + c - c_k)` in K steps, so `c_k - c + (w_start - w) / (K lr)` is the mean of `g`. With momentum, decay
+    or Adam the paper's expression would hold more than gradients; this is the same under every optimiser.
+
+    Args:
+        shared: the federation's control variate `c`, of the head's shapes.
+        own: the client's, `c_k`.
+    """
+
+    def __init__(self, shared: Tensors, own: Tensors) -> None:
+        self._difference = {name: value - own[name] for name, value in shared.items()}
+        self._sums = {name: value.new_zeros(value.shape) for name, value in own.items()}
+        self._num_steps = 0
+
+    def __call__(self, current: Tensors, start: Tensors) -> None:
+        """Note the step's gradient, then add to it."""
+        self._num_steps += 1
+        for name, parameter in current.items():
+            if parameter.grad is not None:
+                self._sums[name] += parameter.grad
+                parameter.grad.add_(self._difference[name])
+
+    def next(self) -> dict[str, torch.Tensor]:
+        """Return the client's next control variate, after one step or more."""
+        return {name: value / self._num_steps for name, value in self._sums.items()}
+
+
+@dataclass(frozen=True)
+class Control:
+    """The control variates of a round.
+
+    Attributes:
+        shared: the federation's.
+        own: each client's.
+        clients: `(num,)` which rows of `own` are those of the clients that train, in the order of the request.
+    """
+
+    shared: Tensors
+    own: StateTable
+    clients: NDArray[np.int64]
+
+    def of(self, turn: int, adjust: Adjust) -> tuple[ControlVariate, Adjust]:
+        """Return one client's half, and it together with another half, which adds after it."""
+        import torch
+
+        own = self.own.heads(self.clients[turn : turn + 1])
+        variate = ControlVariate(self.shared, {name: torch.from_numpy(value[0]) for name, value in own.items()})
+
+        def both(current: Tensors, start: Tensors) -> None:
+            variate(current, start)
+            adjust(current, start)
+
+        return variate, both
+
+    def keep(self, turn: int, variate: ControlVariate) -> dict[str, torch.Tensor]:
+        """Write a client's next control variate; return by how much it changed."""
+        import torch
+
+        clients, following = self.clients[turn : turn + 1], variate.next()
+        before = self.own.heads(clients)
+        self.own.keep_heads(clients, {name: value[None].numpy() for name, value in following.items()})
+        return {name: value - torch.from_numpy(before[name][0]) for name, value in following.items()}
+
+
+@dataclass(frozen=True)
+class HalfKind:
+    """What a half is made of.
+
+    Attributes:
+        build: makes the part of it that is the same for all clients.
+        parameters: the names of its parameters.
+        shared: groups of arrays of the head's shapes that the request carries, `<group>.<parameter>` in `extra`.
+        state: what each client keeps from round to round, and of which kind; from zeros.
+    """
+
+    build: Callable[[Mapping[str, float]], Adjust]
+    parameters: frozenset[str] = frozenset()
+    shared: tuple[str, ...] = ()
+    state: Mapping[str, Kind] = field(default_factory=dict)
+
+
+HALVES: dict[str, HalfKind] = {
+    "plain": HalfKind(plain),
+    "proximal": HalfKind(proximal, frozenset({"mu"})),
+    "control_variate": HalfKind(plain, shared=("control",), state={"control": "span"}),
 }
-"""Name -> its builder, and the names of its parameters."""
+"""Every half by its name."""
 
 
 def build_half(half: HalfSettings) -> Adjust:
-    """Return the half's function.
+    """Return the half's function for all clients; each client's own part, a control variate, comes beside it.
 
     Raises:
         WireError: this release has no such half, or its parameters are others.
@@ -55,10 +146,10 @@ def build_half(half: HalfSettings) -> Adjust:
             f"the strategy asks for the client half {half.name!r}, this client has {listed(HALVES)}"
             f"; install the release that the server runs{nearest(half.name, HALVES)}"
         )
-    builder, names = HALVES[half.name]
-    if set(half.parameters) != names:
+    kind = HALVES[half.name]
+    if set(half.parameters) != kind.parameters:
         raise WireError(
             f"client half {half.name!r} came with parameters {listed(sorted(half.parameters)) or 'none'}, "
-            f"expected {listed(sorted(names)) or 'none'}"
+            f"expected {listed(sorted(kind.parameters)) or 'none'}"
         )
-    return builder(half.parameters)
+    return kind.build(half.parameters)

@@ -51,6 +51,9 @@ class Trained(Protocol):
     def weighted_sum(self, weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
         """Return `sum_k weights_k update_k`, of the head's shapes, without building any client's head if possible."""
 
+    def state_change(self, state: str, weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+        """Return `sum_k weights_k (new_k - old_k)` of a state that the half keeps, of the head's shapes."""
+
     def updates(self) -> dict[str, NDArray[np.float32]]:
         """Return every client's update, `(num_clients, *shape)`."""
 
@@ -58,8 +61,9 @@ class Trained(Protocol):
 class SumReply:
     """Additive arrays and scalars over the clients, in float64; no client's head outlives its turn.
 
-    The vocabulary is closed: sums `update` is `sum_k n_k (w_k - w)`; scalars `weight` is `sum_k n_k`, `steps`
-    the sum of local steps, `clients` the number of clients that trained. What is asked for twice is added once.
+    The vocabulary is closed: sums `update` is `sum_k n_k (w_k - w)`, `control` is `sum_k n_k` times the change of
+    the client's control variate; scalars `weight` is `sum_k n_k`, `steps` the sum of local steps, `clients` the number
+    of clients that trained. What is asked for twice is added once.
 
     Raises:
         WireError: a sum or scalar is asked for that this release does not have.
@@ -94,6 +98,7 @@ class SumReply:
 
 SUMS: dict[str, Callable[[Trained], dict[str, NDArray[np.float64]]]] = {
     "update": lambda trained: trained.weighted_sum(trained.num_samples.astype(np.float64)),
+    "control": lambda trained: trained.state_change("control", trained.num_samples.astype(np.float64)),
 }
 SCALARS: dict[str, Callable[[Trained], float]] = {
     "weight": lambda trained: float(trained.num_samples.sum()),

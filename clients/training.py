@@ -7,13 +7,13 @@ variate, a proximal term); then weight decay and the optimiser's rule, as `torch
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from clients.halves import Adjust
+from clients.halves import Adjust, Control
 from clients.settings import Adam, AdamW, OptimizerSettings, TrainSettings
 from fedgraft.errors import TrainingError
 from fedgraft.evaluation import Objective
@@ -169,10 +169,15 @@ class TrainedClient:
     losses_after: NDArray[np.float64]
     scores_after: NDArray[np.float64]
     update: Mapping[str, torch.Tensor]
+    state_changes: Mapping[str, Mapping[str, torch.Tensor]] = field(default_factory=dict)
 
     def weighted_sum(self, weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
         """Return the update times the client's weight."""
         return {name: float(weights[0]) * value.double().numpy() for name, value in self.update.items()}
+
+    def state_change(self, state: str, weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+        """Return the change of a state times the client's weight."""
+        return {name: float(weights[0]) * value.double().numpy() for name, value in self.state_changes[state].items()}
 
     def updates(self) -> dict[str, NDArray[np.float32]]:
         """Return the update, `(1, *shape)`."""
@@ -186,6 +191,7 @@ def train_one_by_one(
     keys: NDArray[np.uint64],
     names: Sequence[str],
     adjust: Adjust,
+    control: Control | None = None,
 ) -> Iterator[TrainedClient]:
     """Train clients one after another; yield each, without those that have no samples.
 
@@ -196,6 +202,7 @@ def train_one_by_one(
         keys: `(num_clients,)` their keys.
         names: their names, for errors.
         adjust: the client half.
+        control: control variates, which are added before `adjust` adds.
 
     Raises:
         TrainingError: a client's head is not finite after its training.
@@ -203,7 +210,8 @@ def train_one_by_one(
     for turn, (features, targets) in enumerate(samples):
         if not len(features):
             continue
-        result = train_client(task, start, features, targets, int(keys[turn]), adjust)
+        variate, both = (None, adjust) if control is None else control.of(turn, adjust)
+        result = train_client(task, start, features, targets, int(keys[turn]), both)
         if not all(bool(value.isfinite().all()) for value in result.parameters.values()):
             raise diverged(task, names[turn], result.num_steps)
         update = {name: value - start[name] for name, value in result.parameters.items()}
@@ -217,6 +225,7 @@ def train_one_by_one(
             losses_after=after[:1],
             scores_after=after[1:],
             update=update,
+            state_changes={} if control is None or variate is None else {"control": control.keep(turn, variate)},
         )
 
 

@@ -12,12 +12,14 @@ from numpy.typing import NDArray
 
 from clients.engine.batches import plan_steps
 from clients.engine.choice import Bucket, buckets, groups
-from clients.engine.dual import DualResult, head_update, train_dual
+from clients.engine.dual import DualControl, DualResult, head_update, train_dual
 from clients.engine.fit import Fit, fit
-from clients.engine.primal import PrimalResult, stacked_forward, train_primal
+from clients.engine.primal import PrimalControl, PrimalResult, Stacked, stacked_forward, train_primal
 from clients.engine.tables import Table, Tables, joined
+from clients.halves import Control
 from clients.replies import Trained
 from clients.settings import Sgd
+from clients.state.tables import Layout
 from clients.training import LocalTask, diverged
 from fedgraft.data.ragged import Ragged
 from fedgraft.evaluation import Objective
@@ -28,6 +30,21 @@ if TYPE_CHECKING:
 
 ROWS_AT_ONCE = 4096
 """Rows of features that one float32 product sums over; products are added in float64."""
+
+
+@dataclass(frozen=True)
+class Controlled:
+    """The control variates of some clients that trained at once.
+
+    Attributes:
+        shared: the federation's.
+        outputs: `(num_clients, n, C)` of the federation's; only in the dual form.
+        change: of each client's, as coefficients in the dual form, otherwise `(num_clients, *shape)`.
+    """
+
+    shared: Mapping[str, torch.Tensor]
+    outputs: torch.Tensor | None
+    change: torch.Tensor | Stacked
 
 
 @dataclass(frozen=True)
@@ -43,6 +60,7 @@ class TrainedGroup:
     start: torch.Tensor | None
     head: Mapping[str, torch.Tensor]
     objective: Objective
+    controlled: Controlled | None = None
 
     @property
     def features(self) -> torch.Tensor:
@@ -72,7 +90,7 @@ class TrainedGroup:
 
     @functools.cached_property
     def _after(self) -> Fit:
-        """In the dual form the outputs are `s F0 + K A`, of the outputs `F0` at the start."""
+        """In the dual form the outputs are `s F0 + t C + K A`, of the outputs `F0` at the start and `C` of control."""
         import torch
 
         if isinstance(self.result, PrimalResult):
@@ -81,6 +99,8 @@ class TrainedGroup:
         elif self.start is not None and self.table.gram is not None:
             scaled = self.result.scale[:, None, None] * self.start
             outputs = torch.baddbmm(scaled, self.table.gram, self.result.coefficients)
+            if self.result.shift is not None and self.controlled is not None and self.controlled.outputs is not None:
+                outputs += self.result.shift[:, None, None] * self.controlled.outputs
         else:
             raise TypeError("a dual result has outputs at the start and Gram matrices")
         return fit(outputs, self.table.targets, self.num_samples, self.objective)
@@ -91,21 +111,38 @@ class TrainedGroup:
 
         factors = torch.from_numpy(weights)
         if isinstance(self.result, PrimalResult):
-            return {
-                name: torch.einsum("k,k...->...", factors, value.double()).numpy()
-                for name, value in self.result.update.items()
-            }
-        scaled = self.result.coefficients * factors.to(self.features.dtype)[:, None, None]
+            return _weighted(self.result.update, factors)
+        sums = self._spanned(self.result.coefficients, factors)
         moved = float((factors * (self.result.scale.double() - 1)).sum())
-        rows, flat = scaled.flatten(0, 1), self.features.flatten(0, 1)
-        total = moved * self.head["weight"].double()
+        for name, value in sums.items():
+            value += moved * self.head[name].double().numpy()
+        if self.controlled is not None and self.result.shift is not None:
+            shifted = float((factors * self.result.shift.double()).sum())
+            for name, value in sums.items():
+                value += shifted * self.controlled.shared[name].double().numpy()
+        return sums
+
+    def state_change(self, state: str, weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+        """Return `sum_k weights_k (new_k - old_k)` of a state."""
+        import torch
+
+        if state != "control" or self.controlled is None:
+            raise KeyError(f"these clients trained without the state {state!r}")
+        change, factors = self.controlled.change, torch.from_numpy(weights)
+        return _weighted(change, factors) if isinstance(change, dict) else self._spanned(change, factors)
+
+    def _spanned(self, coefficients: torch.Tensor, factors: torch.Tensor) -> dict[str, NDArray[np.float64]]:
+        """Return `sum_k factors_k coefficients_k^T X_k`, and with a bias what it gets by the constant feature."""
+        import torch
+
+        rows = (coefficients * factors.to(self.features.dtype)[:, None, None]).flatten(0, 1)
+        flat = self.features.flatten(0, 1)
+        total = torch.zeros((rows.shape[1], flat.shape[1]), dtype=torch.float64)
         for first in range(0, len(rows), ROWS_AT_ONCE):
             some = slice(first, first + ROWS_AT_ONCE)
             total += (rows[some].T @ flat[some]).double()
         sums = {"weight": total.numpy()}
-        if "bias" in self.head:
-            sums["bias"] = (moved * self.head["bias"].double() + rows.sum(0, dtype=torch.float64)).numpy()
-        return sums
+        return sums | {"bias": rows.sum(0, dtype=torch.float64).numpy()} if "bias" in self.head else sums
 
     def updates(self) -> dict[str, NDArray[np.float32]]:
         """Return every client's update, `(num_clients, *shape)`."""
@@ -115,7 +152,14 @@ class TrainedGroup:
     def _dual_updates(self) -> dict[str, torch.Tensor]:
         if not isinstance(self.result, DualResult):
             raise TypeError("a primal result holds its updates")
-        return head_update(self.result, self.features, self.head)
+        shared = None if self.controlled is None else self.controlled.shared
+        return head_update(self.result, self.features, self.head, shared)
+
+
+def _weighted(stacked: Stacked, factors: torch.Tensor) -> dict[str, NDArray[np.float64]]:
+    import torch
+
+    return {name: torch.einsum("k,k...->...", factors, value.double()).numpy() for name, value in stacked.items()}
 
 
 class Engine:
@@ -151,10 +195,9 @@ class Engine:
         self._features, self._clients, self._keys, self._names = features, clients, keys, names
         self._dtype = dtype or torch.float32
         objective, sizes = task.objective, train.counts[clients]
-        self._num_parameters = sum(
-            int(np.prod(shape))
-            for shape in head_shapes(objective.head, features.shape[1], objective.num_outputs).values()
-        )
+        self._num_outputs = objective.num_outputs
+        self._shapes = head_shapes(objective.head, features.shape[1], objective.num_outputs)
+        self._num_parameters = sum(int(np.prod(shape)) for shape in self._shapes.values())
         self._by_shard: list[list[Bucket]] = []
         for shard in [None] if shards is None else np.unique(shards):
             members = np.arange(len(clients)) if shard is None else np.flatnonzero(shards == shard)
@@ -167,8 +210,21 @@ class Engine:
         """All buckets, shard by shard."""
         return [bucket for found in self._by_shard for bucket in found]
 
+    @property
+    def layout(self) -> Layout:
+        """How the clients' state is kept."""
+        sizes, dual = np.zeros(len(self._clients), dtype=np.int64), np.zeros(len(self._clients), dtype=np.bool_)
+        for bucket in self.buckets:
+            sizes[bucket.clients], dual[bucket.clients] = bucket.sizes, bucket.form == "dual"
+        return Layout(sizes, dual, self._num_outputs, self._shapes)
+
     def run(
-        self, task: LocalTask, head: Mapping[str, torch.Tensor], index: NDArray[np.int64], mu: float = 0.0
+        self,
+        task: LocalTask,
+        head: Mapping[str, torch.Tensor],
+        index: NDArray[np.int64],
+        mu: float = 0.0,
+        control: Control | None = None,
     ) -> Iterator[Trained]:
         """Train the clients at `index`, ascending positions among the host's; yield those that trained at once.
 
@@ -179,6 +235,7 @@ class Engine:
             head: the head that was received.
             index: which clients.
             mu: weight of the proximal term; 0: none.
+            control: control variates; those of the clients that train are written anew.
 
         Raises:
             TrainingError: a client's head is not finite after its training.
@@ -192,7 +249,7 @@ class Engine:
                 clients = np.concatenate([found[number].clients[rows] for number, rows in group])
                 sizes = np.concatenate([found[number].sizes[rows] for number, rows in group])
                 table = joined([self._tables.of(first + number, found[number], rows) for number, rows in group])
-                yield self._train_group(task, clients, sizes, table, head, turns[clients], mu)
+                yield self._train_group(task, clients, sizes, table, head, turns[clients], mu, control)
             first += len(found)
 
     def _train_group(
@@ -204,13 +261,15 @@ class Engine:
         head: Mapping[str, torch.Tensor],
         turns: NDArray[np.int64],
         mu: float,
+        control: Control | None,
     ) -> TrainedGroup:
         train = task.train
         steps = plan_steps(train, task.seed, task.round_number, self._keys[clients], sizes)
         result: DualResult | PrimalResult
         start: torch.Tensor | None = None
+        dual_control: DualControl | None = None
         if table.gram is not None and isinstance(train.optimizer, Sgd):
-            start = forward(task.objective.head, head, table.features)
+            start, dual_control = _outputs(task, head, table.features, clients, control)
             result = train_dual(
                 table.gram,
                 start,
@@ -221,8 +280,10 @@ class Engine:
                 task.objective.loss,
                 train.clip_norm,
                 mu,
+                dual_control,
             )
         else:
+            own = None if control is None else control.own.heads(clients)
             result = train_primal(
                 table.features,
                 table.targets,
@@ -233,11 +294,13 @@ class Engine:
                 task.learning_rate,
                 train.clip_norm,
                 mu,
+                None if control is None or own is None else PrimalControl(control.shared, _tensors(own)),
             )
         self._check_finite(task, clients, result, steps.lengths)
         seen = result.seen.numpy()
         losses = result.loss_sums.numpy() / np.maximum(seen, 1)
-        return TrainedGroup(turns, sizes, steps.lengths, losses, result, table, start, head, task.objective)
+        controlled = None if control is None else _keep(control, clients, result, dual_control)
+        return TrainedGroup(turns, sizes, steps.lengths, losses, result, table, start, head, task.objective, controlled)
 
     def _check_finite(
         self, task: LocalTask, clients: NDArray[np.int64], result: DualResult | PrimalResult, lengths: NDArray[np.int64]
@@ -251,3 +314,44 @@ class Engine:
         if len(wrong):
             place = int(wrong[0])
             raise diverged(task, self._names[int(clients[place])], int(lengths[place]))
+
+
+def _outputs(
+    task: LocalTask,
+    head: Mapping[str, torch.Tensor],
+    features: torch.Tensor,
+    clients: NDArray[np.int64],
+    control: Control | None,
+) -> tuple[torch.Tensor, DualControl | None]:
+    """Return a linear head's outputs, `(num_clients, n, C)`, and control variates; one product for both."""
+    import torch
+
+    if control is None:
+        return forward(task.objective.head, head, features), None
+    both = {name: torch.cat([value, control.shared[name]]) for name, value in head.items()}
+    start, outputs = forward(task.objective.head, both, features).chunk(2, dim=2)
+    own = torch.from_numpy(control.own.coefficients(clients, features.shape[1]))
+    return start.contiguous(), DualControl(outputs, own)
+
+
+def _tensors(stacked: Mapping[str, NDArray[Any]]) -> Stacked:
+    import torch
+
+    return {name: torch.from_numpy(value) for name, value in stacked.items()}
+
+
+def _keep(
+    control: Control, clients: NDArray[np.int64], result: DualResult | PrimalResult, dual_control: DualControl | None
+) -> Controlled | None:
+    """Write the control variates of clients that trained at once."""
+    if result.gradients is None:
+        return None
+    if isinstance(result, DualResult):
+        control.own.keep_coefficients(clients, result.gradients.numpy())
+        if dual_control is None:
+            return None
+        return Controlled(control.shared, dual_control.outputs, result.gradients - dual_control.own)
+    before = _tensors(control.own.heads(clients))
+    control.own.keep_heads(clients, {name: value.numpy() for name, value in result.gradients.items()})
+    change = {name: value - before[name] for name, value in result.gradients.items()}
+    return Controlled(control.shared, None, change)

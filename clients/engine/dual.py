@@ -6,6 +6,10 @@ moves only under weight decay or a proximal term. Momentum's velocity has the sa
 `K = X X^T`, computed once, a step costs `batch x n x C` instead of `batch x D x C`, and the iterates are the
 same. The bias is the weight of a constant feature, so `K` has 1 added.
 
+A control variate adds the same `d = c - B^T X` to every gradient: `c` is the federation's, `B` `(n, C)` the
+coefficients of the client's own. So `W = s W0 + t d + A^T X` with one scalar more, and the outputs of `d` are computed
+once. The client's next control variate is the mean of its clipped gradients, which lie in the span: `n C` numbers.
+
 Clipping needs the gradient's norm, which is `trace(R^T K_bb R)` for the batch's residuals `R`.
 """
 
@@ -28,20 +32,38 @@ CLIP_EPSILON = 1e-6
 
 
 @dataclass(frozen=True)
+class DualControl:
+    """The control variates of a bucket, for clients in its order.
+
+    Attributes:
+        outputs: `(num_clients, n, C)` of the federation's, bias included.
+        own: `(num_clients, n, C)`, the `B` above; zero in rows past a client's size.
+    """
+
+    outputs: torch.Tensor
+    own: torch.Tensor
+
+
+@dataclass(frozen=True)
 class DualResult:
-    """What the training of a bucket gave, for clients in its order.
+    """What the training of a bucket gave, for clients in its order: heads `scale W0 + shift c + coefficients^T X`.
 
     Attributes:
         scale: `(num_clients,)`, the `s` above.
-        coefficients: `(num_clients, n, C)`, the `A` above; zero in rows past a client's size.
+        coefficients: `(num_clients, n, C)`, `A - t B` above; zero in rows past a client's size.
         loss_sums: `(num_clients,)` losses summed over the samples of all steps, each before its step.
         seen: `(num_clients,)` samples of all steps.
+        shift: `(num_clients,)`, the `t` above; None without control variates.
+        gradients: `(num_clients, n, C)` coefficients of the mean over the steps of the clipped gradients of the loss,
+            the next `B`; None without control variates.
     """
 
     scale: torch.Tensor
     coefficients: torch.Tensor
     loss_sums: torch.Tensor
     seen: torch.Tensor
+    shift: torch.Tensor | None = None
+    gradients: torch.Tensor | None = None
 
 
 def train_dual(
@@ -54,6 +76,7 @@ def train_dual(
     loss: LossSettings,
     clip_norm: float | None = None,
     mu: float = 0.0,
+    control: DualControl | None = None,
 ) -> DualResult:
     """Train the linear heads of a bucket of clients.
 
@@ -67,6 +90,7 @@ def train_dual(
         loss: a resolved loss.
         clip_norm: largest norm of a step's gradient.
         mu: weight of the proximal term `mu / 2 |W - W0|^2`.
+        control: control variates.
     """
     import torch
 
@@ -75,7 +99,10 @@ def train_dual(
     coefficients = torch.zeros_like(start)
     decay = mu + optimizer.weight_decay
     plain = optimizer.momentum == 0 and decay == 0
-    velocity = None if plain else (torch.zeros_like(scale), torch.zeros_like(start))
+    shift = torch.zeros_like(scale)
+    drift = None if control is None else (control.outputs - gram @ control.own).flatten(0, 1)
+    gradients = None if plain or control is None else torch.zeros_like(start)
+    velocity = None if plain else (torch.zeros_like(scale), torch.zeros_like(scale), torch.zeros_like(start))
     loss_sums = torch.zeros(num_clients, dtype=torch.float64)
     index, counts = torch.from_numpy(steps.index), torch.from_numpy(steps.counts)
     places = torch.arange(index.shape[2])
@@ -90,6 +117,9 @@ def train_dual(
         outputs = flat_start.index_select(0, taken).view(active, -1, num_outputs)
         if not plain:
             outputs *= scale[:active, None, None]
+        if drift is not None:
+            moved = drift.index_select(0, taken).view(active, -1, num_outputs)
+            outputs.addcmul_(moved, shift[:active, None, None])
         outputs.baddbmm_(rows, coefficients[:active])
         real, wide = places < count, batch[:, :, None].expand(-1, -1, num_outputs)
         wanted = flat_targets.index_select(0, taken)
@@ -103,23 +133,32 @@ def train_dual(
             residuals *= (clip_norm / (square.sqrt() + CLIP_EPSILON)).clamp(max=1)[:, None, None]
         if velocity is None:  # only the batch's rows move
             coefficients[:active].scatter_add_(1, wide, residuals.mul_(-learning_rate))
+            shift[:active] -= learning_rate
             continue
+        if gradients is not None:
+            gradients[:active].scatter_add_(1, wide, residuals)
         change = (decay * coefficients[:active]).scatter_add_(1, wide, residuals)
-        change_of_scale = decay * scale[:active] - mu
         _move(
-            (scale[:active], coefficients[:active]),
-            (velocity[0][:active], velocity[1][:active]),
-            (change_of_scale, change),
+            (scale[:active], shift[:active], coefficients[:active]),
+            tuple(value[:active] for value in velocity),
+            (decay * scale[:active] - mu, decay * shift[:active] + 1, change),
             optimizer,
             learning_rate,
         )
-    return DualResult(scale, coefficients, loss_sums, counts.sum(1))
+    seen = counts.sum(1)
+    if control is None:
+        return DualResult(scale, coefficients, loss_sums, seen)
+    if gradients is None:  # of plain SGD the coefficients are their sum times the negative rate
+        gradients = coefficients / -learning_rate
+    lengths = torch.from_numpy(steps.lengths).to(start.dtype)[:, None, None]
+    coefficients = coefficients - shift[:, None, None] * control.own
+    return DualResult(scale, coefficients, loss_sums, seen, shift, gradients / lengths)
 
 
 def _move(
-    values: tuple[torch.Tensor, torch.Tensor],
-    velocities: tuple[torch.Tensor, torch.Tensor],
-    gradients: tuple[torch.Tensor, torch.Tensor],
+    values: tuple[torch.Tensor, ...],
+    velocities: tuple[torch.Tensor, ...],
+    gradients: tuple[torch.Tensor, ...],
     optimizer: Sgd,
     learning_rate: float,
 ) -> None:
@@ -148,11 +187,24 @@ def output_gradients(outputs: torch.Tensor, targets: torch.Tensor, loss: LossSet
 
 
 def head_update(
-    result: DualResult, features: torch.Tensor, head: Mapping[str, torch.Tensor]
+    result: DualResult,
+    features: torch.Tensor,
+    head: Mapping[str, torch.Tensor],
+    shared: Mapping[str, torch.Tensor] | None = None,
 ) -> dict[str, torch.Tensor]:
-    """Return every client's update, `(num_clients, *shape)`, from padded features `(num_clients, n, D)`."""
+    """Return every client's update, `(num_clients, *shape)`, from padded features `(num_clients, n, D)`.
+
+    Args:
+        result: what training gave.
+        features: the clients'.
+        head: the head that was received.
+        shared: the federation's control variate, if there was one.
+    """
     moved = (result.scale - 1).to(features.dtype)
     update = {"weight": moved[:, None, None] * head["weight"] + result.coefficients.mT @ features}
     if "bias" in head:
         update["bias"] = moved[:, None] * head["bias"] + result.coefficients.sum(1)
+    if shared is not None and result.shift is not None:
+        for name, value in update.items():
+            value += result.shift.view(-1, *[1] * shared[name].dim()) * shared[name]
     return update

@@ -22,12 +22,24 @@ Stacked = dict[str, "torch.Tensor"]
 
 
 @dataclass(frozen=True)
+class PrimalControl:
+    """The federation's control variate, and each client's, `(num_clients, *shape)`."""
+
+    shared: Mapping[str, torch.Tensor]
+    own: Stacked
+
+
+@dataclass(frozen=True)
 class PrimalResult:
-    """What the training of a bucket gave: updates `(num_clients, *shape)`, and as `DualResult` the losses."""
+    """What the training of a bucket gave: updates `(num_clients, *shape)`, and as `DualResult` the losses.
+
+    With control variates also `gradients`, the mean over the steps of the clipped gradients of the loss.
+    """
 
     update: Stacked
     loss_sums: torch.Tensor
     seen: torch.Tensor
+    gradients: Stacked | None = None
 
 
 def train_primal(
@@ -40,6 +52,7 @@ def train_primal(
     learning_rate: float,
     clip_norm: float | None = None,
     mu: float = 0.0,
+    control: PrimalControl | None = None,
 ) -> PrimalResult:
     """Train the heads of a bucket of clients.
 
@@ -53,6 +66,7 @@ def train_primal(
         learning_rate: the round's.
         clip_norm: largest norm of a step's gradient, over all parameters of a client.
         mu: weight of the proximal term `mu / 2 |w - w0|^2`.
+        control: control variates.
     """
     import torch
 
@@ -68,6 +82,7 @@ def train_primal(
     firsts = torch.arange(num_clients)[:, None] * features.shape[1]
     flat_features, flat_targets = features.flatten(0, 1), targets.flatten(0, 1)
     loss_sums = torch.zeros(num_clients, dtype=torch.float64)
+    noted = None if control is None else _Noted(control, num_clients)
     for step in range(index.shape[1]):
         active = int((steps.lengths > step).sum())
         batch, count = index[:active, step], counts[:active, step, None]
@@ -83,13 +98,37 @@ def train_primal(
         loss_sums[:active] += (losses.detach() * real).sum(1, dtype=torch.float64)
         if clip_norm is not None:
             _clip(gradients, clip_norm)
+        if noted is not None:
+            noted.add(gradients, active)
         if mu:
             for name, gradient in gradients.items():
                 gradient.add_(moving[name] - head[name], alpha=mu)
         for name, value in moving.items():
             rule.move(name, value, gradients[name], step + 1)
     update = {name: value - head[name] for name, value in current.items()}
-    return PrimalResult(update, loss_sums, counts.sum(1))
+    means = None if noted is None else noted.means(torch.from_numpy(steps.lengths))
+    return PrimalResult(update, loss_sums, counts.sum(1), means)
+
+
+class _Noted:
+    """Sums of the clipped gradients of each client, to which its control variates are added."""
+
+    def __init__(self, control: PrimalControl, num_clients: int) -> None:
+        self._drift = {name: value - control.own[name] for name, value in control.shared.items()}
+        self._sums = {name: value.new_zeros((num_clients, *value.shape)) for name, value in control.shared.items()}
+
+    def add(self, gradients: Stacked, active: int) -> None:
+        """Note the gradients of the first clients, then add to them, in place."""
+        for name, gradient in gradients.items():
+            self._sums[name][:active] += gradient
+            gradient.add_(self._drift[name][:active])
+
+    def means(self, lengths: torch.Tensor) -> Stacked:
+        """Return the means over each client's steps."""
+        return {
+            name: value / lengths.to(value.dtype).view(-1, *[1] * (value.dim() - 1))
+            for name, value in self._sums.items()
+        }
 
 
 def stacked_forward(head: HeadSettings, parameters: Stacked, features: torch.Tensor) -> torch.Tensor:

@@ -24,7 +24,7 @@ from torch import nn
 from clients.engine import choice, tables
 from clients.engine.batches import num_steps, plan_steps
 from clients.engine.cohort import Engine
-from clients.halves import build_half
+from clients.halves import Control, build_half
 from clients.replies import Trained
 from clients.settings import Adam, AdamW, OptimizerSettings, Sgd, TrainSettings
 from clients.training import LocalTask, batches, train_one_by_one
@@ -147,18 +147,19 @@ def by_engine(
     index: list[int] | None = None,
     dtype: torch.dtype = torch.float64,
     engine: Engine | None = None,
+    control: Control | None = None,
 ) -> Outcome:
     chosen = np.arange(len(case.sizes)) if index is None else np.array(index, dtype=np.int64)
     engine = engine or case.engine(dtype)
-    return gathered(list(engine.run(case.local_task, case.start(dtype), chosen, case.mu)))
+    return gathered(list(engine.run(case.local_task, case.start(dtype), chosen, case.mu, control)))
 
 
-def by_loop(case: Case, dtype: torch.dtype = torch.float64) -> Outcome:
+def by_loop(case: Case, dtype: torch.dtype = torch.float64, control: Control | None = None) -> Outcome:
     samples = (case.client(position, dtype) for position in range(len(case.sizes)))
     half = HalfSettings(name="proximal", parameters={"mu": case.mu}) if case.mu else HalfSettings()
-    keys = name_keys(case.names)
-    trained = train_one_by_one(case.local_task, case.start(dtype), samples, keys, case.names, build_half(half))
-    return gathered(list(trained))
+    keys, adjust = name_keys(case.names), build_half(half)
+    task, start = case.local_task, case.start(dtype)
+    return gathered(list(train_one_by_one(task, start, samples, keys, case.names, adjust, control)))
 
 
 def distance(ours: Mapping[str, NDArray[Any]], theirs: Mapping[str, NDArray[Any]]) -> float:

@@ -107,7 +107,7 @@ def test_a_cohort_in_which_nobody_trains_adds_zeros() -> None:
         (
             ("updtae",),
             (),
-            "the strategy asks for the sum updtae, this client has update; "
+            "the strategy asks for the sum updtae, this client has update, control; "
             "install the release that the server runs; did you mean 'update'?",
         ),
         (

@@ -288,7 +288,7 @@ def test_unknown_halves_and_parameters_are_refused() -> None:
     with pytest.raises(WireError) as caught:
         build_half(HalfSettings(name="proximl"))
     assert str(caught.value) == (
-        "the strategy asks for the client half 'proximl', this client has plain, proximal; "
+        "the strategy asks for the client half 'proximl', this client has plain, proximal, control_variate; "
         "install the release that the server runs; did you mean 'proximal'?"
     )
     with pytest.raises(WireError, match=r"half 'proximal' came with parameters none, expected mu$"):

@@ -1,0 +1,109 @@
+"""Client state in memory: all clients of a host in two arrays a name, and no Python object a client."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Kind = Literal["span", "head"]
+"""What a state is of: `span`, in the span of the client's features, as any gradient of a linear head; or `head`."""
+
+Stacked = dict[str, NDArray[Any]]
+"""Arrays of the head's names, `(num_clients, *shape)`."""
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """What the clients of a host are; their state stands in their order.
+
+    Attributes:
+        sizes: `(num_clients,)` training samples.
+        dual: `(num_clients,)` whether a client trains in the dual form.
+        num_outputs: of the head, C.
+        shapes: the head's, by name.
+    """
+
+    sizes: NDArray[np.int64]
+    dual: NDArray[np.bool_]
+    num_outputs: int
+    shapes: Mapping[str, tuple[int, ...]]
+
+    @cached_property
+    def num_parameters(self) -> int:
+        """Numbers in a head, P."""
+        return sum(int(np.prod(shape)) for shape in self.shapes.values())
+
+
+class StateTable:
+    """One named state of all clients of a host, from zeros.
+
+    A state of kind `span` of a client that trains in the dual form is `B^T X`, with `X` `(n, D)` its features; it is
+    kept as its coefficients `B` `(n, C)`, with the bias through the constant feature: n C numbers in place of D C.
+    Any other is kept as it is, P numbers. Threads may read and write at once where their clients are others.
+
+    Args:
+        layout: the clients.
+        kind: of the state.
+        dtype: of the numbers that are kept.
+    """
+
+    def __init__(self, layout: Layout, kind: Kind, dtype: type[np.floating[Any]] = np.float32) -> None:
+        self.layout = layout
+        in_span = layout.dual & (kind == "span")
+        counts = np.where(in_span, layout.sizes, np.where(layout.sizes > 0, 1, 0))
+        self._in_span = in_span
+        self._starts = np.where(in_span, _starts(counts * in_span), _starts(counts * ~in_span))
+        # zeros cost no memory before they are written over
+        self.span = np.zeros((int(counts[in_span].sum()), layout.num_outputs), dtype=dtype)
+        self.head = np.zeros((int(counts[~in_span].sum()), layout.num_parameters), dtype=dtype)
+        self._counts = counts
+
+    def coefficients(self, clients: NDArray[np.int64], longest: int) -> NDArray[Any]:
+        """Return the coefficients of some clients of the dual form, `(num, longest, C)`, padded with zeros."""
+        rows, real = self._rows(clients, longest)
+        values = np.zeros((*real.shape, self.span.shape[1]), dtype=self.span.dtype)
+        values[real] = self.span[rows]
+        return values
+
+    def keep_coefficients(self, clients: NDArray[np.int64], values: NDArray[Any]) -> None:
+        """Write what `coefficients` returned."""
+        rows, real = self._rows(clients, values.shape[1])
+        self.span[rows] = values[real]
+
+    def heads(self, clients: NDArray[np.int64]) -> Stacked:
+        """Return the arrays of some other clients, `(num, *shape)` each."""
+        flat, found, first = self.head[self._starts[clients]], {}, 0
+        for name, shape in self.layout.shapes.items():
+            last = first + int(np.prod(shape))
+            found[name] = flat[:, first:last].reshape(len(clients), *shape)
+            first = last
+        return found
+
+    def keep_heads(self, clients: NDArray[np.int64], values: Mapping[str, NDArray[Any]]) -> None:
+        """Write what `heads` returned."""
+        parts = [values[name].reshape(len(clients), -1) for name in self.layout.shapes]
+        self.head[self._starts[clients]] = np.concatenate(parts, axis=1)
+
+    def part(self, first: int, last: int) -> dict[Kind, NDArray[Any]]:
+        """Return views of the rows of the clients from `first` up to but without `last`."""
+        chosen, some = self._in_span[first:last], self._counts[first:last]
+        before = (self._counts * self._in_span)[:first].sum(), (self._counts * ~self._in_span)[:first].sum()
+        return {
+            "span": self.span[before[0] : before[0] + some[chosen].sum()],
+            "head": self.head[before[1] : before[1] + some[~chosen].sum()],
+        }
+
+    def _rows(self, clients: NDArray[np.int64], longest: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """Return the rows of the clients one after another, and where they stand in `(num, longest)`."""
+        within = np.arange(longest)
+        real = within < self._counts[clients][:, None]
+        return (self._starts[clients][:, None] + within)[real], real
+
+
+def _starts(counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    return np.cumsum(counts) - counts
