@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BeforeValidator, Field, PositiveInt
+from pydantic import BeforeValidator, Field, PositiveInt, model_validator
 
 from clients.settings import TrainSettings
-from fedgraft.data.settings import DataSettings
+from fedgraft.data.settings import DataSettings, SizesSettings
 from fedgraft.features.settings import FeatureSettings
 from fedgraft.models.head_settings import HeadSettings, LinearHead
 from fedgraft.models.loss_settings import AutoLoss, LossSettings
 from fedgraft.models.settings import BackboneSettings
-from fedgraft.settings import Settings, named
+from fedgraft.settings import Settings, named, setting_fault
 from fedgraft.simulation.settings import InlineRuntime, RuntimeSettings
 from server.settings import EvaluationSettings, ServerSettings
 from strategies.fedavg import FedAvg
@@ -52,3 +52,13 @@ class Scenario(Settings):
     """Lists into which the clients are cut; sums are added list by list, whatever the number of processes."""
     privacy: None = None
     """Reserved for privacy settings of a later version; must be null."""
+
+    @model_validator(mode="after")
+    def _enough_clients_for_the_strategy(self) -> Scenario:
+        partition = self.data.partition
+        given = len(partition.sizes) if isinstance(partition, SizesSettings) else getattr(partition, "clients", None)
+        if given is not None:  # the natural clients of a source are known only when the run begins
+            shortage = self.strategy.shortage(self.server.cohort_size(given))
+            if shortage:
+                raise setting_fault("strategy", shortage)
+        return self

@@ -17,7 +17,7 @@ from flwr.serverapp.strategy import Strategy as FlwrStrategy
 from numpy.typing import NDArray
 
 from fedgraft.closed_form import regression_moments
-from fedgraft.errors import FedGraftError, WireError
+from fedgraft.errors import TrainingError, WireError
 from fedgraft.evaluation import Objective
 from fedgraft.metrics import Sums, add_sums, metric_shapes, summarise
 from fedgraft.randomness import key, orders
@@ -106,13 +106,9 @@ class PackedStrategy(FlwrStrategy):
     def cohort(self, round_number: int) -> NDArray[np.int64]:
         """Return the clients of a round, ascending: a pure function of seed and round."""
         num_clients = len(self.roster.names)
-        chosen = self.server.clients_per_round or num_clients
-        if self.strategy.everybody:
-            chosen = num_clients
-        elif self.server.clients_fraction is not None:
-            chosen = max(1, round(self.server.clients_fraction * num_clients))
         order = orders(key(self.seed, "cohort", round_number), num_clients)[0]
-        return np.sort(order[: min(chosen, num_clients)])
+        chosen = num_clients if self.strategy.everybody else self.server.cohort_size(num_clients)
+        return np.sort(order[:chosen])
 
     def evaluates_after(self, round_number: int) -> bool:
         """Return whether the head after a round (0: the start) is evaluated."""
@@ -176,7 +172,12 @@ class PackedStrategy(FlwrStrategy):
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Combine the replies; after the round's last exchange return the next head."""
+        """Combine the replies; after the round's last exchange return the next head.
+
+        Raises:
+            WireError: a reply is not what was asked for.
+            TrainingError: the strategy can't combine these updates.
+        """
         request = self._plan[len(self._gathered)]
         if isinstance(request, Request):
             gathered, record = self._combine(server_round, request, list(replies))
@@ -189,7 +190,7 @@ class PackedStrategy(FlwrStrategy):
         try:
             outcome = self.strategy.aggregate(self.state or {}, self.head, tuple(self._gathered))
         except ValueError as error:  # a pure strategy has no other words for what it can't do
-            raise FedGraftError(f"strategy {self.strategy.title}, round {server_round}: {error}") from error
+            raise TrainingError(f"strategy {self.strategy.title}, round {server_round}: {error}") from error
         self.head, self.state, self._plan = dict(outcome.head), dict(outcome.state), ()
         metrics: dict[str, MetricRecordValues] = dict(outcome.metrics)
         if record.train_loss is not None:

@@ -12,6 +12,7 @@ from typing import Any
 from flwr.app import ConfigRecord, MetricRecord
 from flwr.serverapp import Grid
 
+from fedgraft.errors import Fault, ScenarioError
 from fedgraft.evaluation import Objective
 from fedgraft.metrics import Sums, summarise
 from fedgraft.models.heads import initial_head
@@ -103,6 +104,7 @@ def _begin(
     report("phase", name="hosts")
     roster = call_the_roll(grid, run_id, submission.run.num_hosts, part.shards, counters, timeout)
     part.server.check_cohort(len(roster.names), part.name)
+    _check_strategy(part, roster)
     info = describe(part.backbone)
     num_sent = distribute(grid, roster, part.backbone, info, run_id, counters, timeout)
     if num_sent:
@@ -144,6 +146,18 @@ def _begin(
 
 def _strategy(strategy: Strategy) -> Strategy:
     return UnpackedStrategy.of(strategy) if isinstance(strategy, FlowerStrategy) else strategy
+
+
+def _check_strategy(part: ServerPart, roster: Roster) -> None:
+    """Refuse a strategy that needs more clients in a round than there can be.
+
+    Raises:
+        ScenarioError: the strategy says so.
+    """
+    cohort = part.server.cohort_size(len(roster.names))
+    shortage = part.strategy.shortage(min(cohort, int((roster.num_train > 0).sum())))
+    if shortage:
+        raise ScenarioError(part.name, [Fault("strategy", shortage)])
 
 
 def _num_outputs(roster: Roster) -> int:

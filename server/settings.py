@@ -40,6 +40,13 @@ class ServerSettings(Settings):
             )
         return self
 
+    def cohort_size(self, num_clients: int) -> int:
+        """Return how many of a federation's clients take part in a round."""
+        chosen = self.clients_per_round or num_clients
+        if self.clients_fraction is not None:
+            chosen = max(1, round(self.clients_fraction * num_clients))
+        return min(chosen, num_clients)
+
     def check_cohort(self, num_clients: int, scenario: str) -> None:
         """Refuse a cohort that the federation can't fill.
 

@@ -116,6 +116,10 @@ class Outcome:
     metrics: Mapping[str, float] = field(default_factory=dict)
 
 
+class CombineError(ValueError):
+    """Updates that a strategy can't combine; the text says what came, what is needed, and what to do."""
+
+
 class Strategy(Settings):
     """The base of every strategy; subclasses add `name: Literal[...]` and their parameters."""
 
@@ -142,6 +146,10 @@ class Strategy(Settings):
         """What errors and records call it."""
         return str(getattr(self, "name", type(self).__name__))
 
+    def shortage(self, num_clients: int) -> str | None:
+        """Return why a round of so many clients with training samples is too small, and what to do; None: it is not."""
+        return None
+
     def init(self, head: Arrays) -> Arrays:
         """Return the state before the first round; all that lives between rounds, as flat named arrays."""
         return {}
@@ -151,7 +159,11 @@ class Strategy(Settings):
         return (Request(),)
 
     def aggregate(self, state: Arrays, head: Arrays, replies: tuple[Replies, ...]) -> Outcome:
-        """Combine the replies, one a request of the plan, into the next global head."""
+        """Combine the replies, one a request of the plan, into the next global head.
+
+        Raises:
+            CombineError: these replies can't be combined.
+        """
         raise NotImplementedError(f"{type(self).__name__} does not say how it aggregates")
 
 

@@ -8,6 +8,8 @@ from pydantic import BeforeValidator, Discriminator, Tag
 
 from fedgraft.settings import named
 from strategies.base import Strategy
+from strategies.bulyan import Bulyan
+from strategies.centred_clipping import CentredClipping
 from strategies.fedadagrad import FedAdagrad
 from strategies.fedadam import FedAdam
 from strategies.fedavg import FedAvg
@@ -15,9 +17,15 @@ from strategies.fedavgm import FedAvgM
 from strategies.fedprox import FedProx
 from strategies.fedyogi import FedYogi
 from strategies.flower import FlowerStrategy
+from strategies.geometric_median import GeometricMedian
+from strategies.krum import Krum
 from strategies.lda import LinearDiscriminant
+from strategies.median import Median
+from strategies.multi_krum import MultiKrum
 from strategies.ncm import NearestClassMean
+from strategies.norm_clipping import NormClipping
 from strategies.ridge import Ridge
+from strategies.trimmed_mean import TrimmedMean
 
 
 def tag_of(value: Any) -> str | None:
@@ -36,6 +44,14 @@ StrategySettings = Annotated[
     | Annotated[Ridge, Tag("ridge")]
     | Annotated[NearestClassMean, Tag("ncm")]
     | Annotated[LinearDiscriminant, Tag("lda")]
+    | Annotated[Median, Tag("median")]
+    | Annotated[TrimmedMean, Tag("trimmed-mean")]
+    | Annotated[Krum, Tag("krum")]
+    | Annotated[MultiKrum, Tag("multi-krum")]
+    | Annotated[Bulyan, Tag("bulyan")]
+    | Annotated[NormClipping, Tag("norm-clipping")]
+    | Annotated[CentredClipping, Tag("centred-clipping")]
+    | Annotated[GeometricMedian, Tag("geometric-median")]
     | Annotated[FlowerStrategy, Tag("flower:<Class>")],
     Discriminator(tag_of),
     BeforeValidator(named),

@@ -71,6 +71,8 @@ class Row:
 
 # Six honest clients with one optimum and one that lies: what defends against liars ends at the honest optimum.
 ONE_LIES = (*[Quadratic(4, 2)] * 6, Quadratic(1, 100))
+# The median of three updates is zero where the middle one's is: at the optimum between the two others.
+THREE = (Quadratic(1, -3), Quadratic(1, -1), Quadratic(4, 2))
 FAIR = 4 ** (2 / 3)
 """q-FedAvg with q = 1 stands still where `sum_k F_k F_k' = 0`, that is `(w + 3) / (2 - w) = 4^(2/3)`."""
 
@@ -81,6 +83,17 @@ TABLE = (
     Row("fedadam", 1.0, 0.4494, {"learning_rate": 0.1, "tau": 0.1}, num_rounds=300, tolerance=0.002),
     Row("fedyogi", 1.0, 0.4494, {"learning_rate": 0.05, "tau": 0.1}, tolerance=0.002),
     Row("fedprox", 1.0, 0.4710, {"mu": 0.5}),
+    # Of two values the median, and a mean from which nothing is cut, is the mean; so is a clipped mean of short ones,
+    # and one around a centre that has come to the mean.
+    Row("median", 1.0, 0.4494),
+    Row("trimmed-mean", 1.0, 0.4494, {"fraction": 0.2}),
+    Row("norm-clipping", 1.0, 0.4494, {"max_norm": 10.0}),
+    Row("centred-clipping", 1.0, 0.4494, {"radius": 10.0}),
+    Row("krum", 2.0, 2.0, {"num_malicious": 1}, ONE_LIES, 80),
+    Row("multi-krum", 2.0, 2.0, {"num_malicious": 1, "num_selected": 3}, ONE_LIES, 80),
+    Row("bulyan", 2.0, 2.0, {"num_malicious": 1}, ONE_LIES, 80),
+    # On a line the geometric median is the median: of three, the middle one's update is zero at its own optimum.
+    Row("geometric-median", -1.0, -1.0, {"iterations": 100}, THREE, 200, tolerance=1e-3),
     Row("flower:FedAvg", 1.0, 0.4494),
     Row("flower:FedAvgM", 1.0, 0.4494, {"server_momentum": 0.5}),
     Row("flower:FedProx", 1.0, 0.4710, {"proximal_mu": 0.5}),
