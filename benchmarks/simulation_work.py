@@ -61,6 +61,7 @@ def make_data(work: Work) -> None:
     draw = np.random.default_rng(SEED)
     centres = draw.standard_normal((NUM_CLASSES, work.feature_dim)).astype(np.float32) * 0.1
     labels = draw.integers(0, NUM_CLASSES, work.clients * work.samples)
+    labels[:NUM_CLASSES] = np.arange(NUM_CLASSES)[: len(labels)]  # each class is there, however few the samples
     shape, folder = (len(labels), work.feature_dim), Path(work.folder)
     features = np.lib.format.open_memmap(folder / "features.npy", mode="w+", dtype=work.dtype, shape=shape)
     for first in range(0, len(labels), ROWS_AT_ONCE):

@@ -1,0 +1,123 @@
+"""The benchmark scripts still run, at tiny sizes, and what they measure with measures what it says."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+FOLDER = Path(__file__).parents[2] / "benchmarks"
+MIB = 2**20
+
+ALLOCATE = "b = bytearray({bytes}); import time; time.sleep(1.5)"
+START_ANOTHER = "import subprocess, sys; subprocess.run([sys.executable, '-c', {code!r}], check=True)"
+
+
+@pytest.fixture(autouse=True)
+def scripts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(FOLDER)
+
+
+def run(script: str, tmp_path: Path, *words: str) -> tuple[str, dict[str, Any]]:
+    """Run a script to its end; return what it printed and its JSON."""
+    report = tmp_path / "report.json"
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache"), "PYTHONPATH": str(FOLDER.parent)}
+    command = [sys.executable, str(FOLDER / script), *words, "--json", str(report)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    return done.stdout, json.loads(report.read_text())
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read from /proc")
+def test_the_memory_of_a_process_that_another_one_starts_is_seen(tmp_path: Path) -> None:
+    """The child's child takes 150 MiB and writes to every page; an interpreter has about 10."""
+    from machine import watched
+
+    code = START_ANOTHER.format(code=ALLOCATE.format(bytes=150 * MIB))
+    with (tmp_path / "log").open("w") as log:
+        status, memory = watched([sys.executable, "-c", code], os.environ, log)
+    assert status == 0
+    assert 150 * MIB < memory.peak_own_bytes <= memory.peak_bytes < 250 * MIB
+
+
+def test_a_leak_has_a_slope_and_spikes_have_none() -> None:
+    """1,000 bytes a round over a saw of a checkpoint every 10th round; without them the slope is 0."""
+    from memory import slope
+
+    rounds = np.arange(2000, dtype=np.float64)
+    saw = 5e8 + 1e6 * (rounds % 10 == 0)
+    assert slope(rounds, saw) == 0
+    assert slope(rounds, saw + 1000 * rounds) == pytest.approx(1000)
+
+
+def test_goals_are_met_on_the_right_side_of_their_limits() -> None:
+    from goals import Goal
+
+    assert Goal("ratio", 61, 60, at_least=True).met
+    assert not Goal("ratio", 59, 60, at_least=True).met
+    assert not Goal("seconds", 1.6, 1.5).met
+    assert Goal("seconds", 1.6, 1.5, unit=" s").line().endswith("at most 1.5 s: missed")
+
+
+def test_goals_apply_to_their_sizes_only() -> None:
+    """10,000 clients have four goals: round, memory, floor, difference. 2.56e9 bytes of features + 1 GiB fit."""
+    from goals import goals
+
+    report: dict[str, Any] = {
+        "clients": 10_000,
+        "samples": 50,
+        "rounds": 20,
+        "dtype": "float32",
+        "bfloat16": False,
+        "seconds_per_round": {"inline": 1.2},
+        "peak_memory_bytes": {"inline": 2_560_000_000 + 2**30},
+        "feature_bytes": 2_560_000_000,
+        "floor_seconds": 0.2,
+        "largest_relative_difference": {"inline": 1e-7},
+        "ratios": {"inline": {}},
+    }
+    found = goals(report)
+    assert [(goal.value, goal.limit) for goal in found] == [
+        (1e-7, 1e-5),
+        (1.2, 1.5),
+        (1.0, 1.5),
+        (pytest.approx(6.0), 8.0),
+    ]
+    assert goals({**report, "clients": 500, "largest_relative_difference": {}}) == []
+
+
+@pytest.mark.slow
+def test_engines_do_the_same_work(tmp_path: Path) -> None:
+    words = ["--clients", "3", "--samples", "12", "--features", "8", "--rounds", "2", "--repeats", "1"]
+    text, report = run("simulation.py", tmp_path, *words, "--engines", "loop,inline", "--dtype", "float16")
+    assert set(report["seconds_per_round"]) == set(report["peak_memory_bytes"]) == {"loop", "inline"}
+    assert report["largest_relative_difference"]["inline"] < 1e-6
+    assert report["floor_seconds"] > 0
+    assert report["feature_bytes"] == 3 * 12 * 8 * 2
+    assert "difference from the loop, 2 rounds" in text
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read from /proc")
+def test_an_artificial_leak_is_shown(tmp_path: Path) -> None:
+    """100 kB a round over 150 rounds; the interpreter's own pools move by far less."""
+    words = ["--rounds", "150", "--runtimes", "inline", "--leak", "100000"]
+    text, report = run("memory.py", tmp_path, *words)
+    slope = report["runtimes"]["inline"]["processes"]["all processes"]["bytes_per_round"]
+    assert 70_000 < slope < 200_000
+    assert "inline GROWS" in text
+
+
+@pytest.mark.slow
+def test_scale_tables(tmp_path: Path) -> None:
+    words = ["--clients", "4", "--rounds", "2", "--sizes", "12", "--runtimes", ""]
+    _, report = run("scale.py", tmp_path, *words)
+    assert report["growth"][0]["feature_bytes"] == 4 * 20 * 1280 * 2
+    assert report["forms"][0]["samples"] == 12
+    assert report["forms"][0]["predicted_ratio"] > 1
