@@ -7,6 +7,7 @@ from flwr.clientapp import ClientApp
 
 from clients.host import Host, resident_host
 from clients.outbound import send
+from clients.state.files import state_folder
 from fedgraft.submission import read_submission
 from fedgraft.wire.records import unpack
 from fedgraft.wire.requests import (
@@ -51,7 +52,8 @@ def backbone(message: Message, context: Context) -> Message:
 def train(message: Message, context: Context) -> Message:
     """Answer `train`."""
     request, groups = unpack(message.content, TrainRequest, "request train")
-    return send(message, *host_of(context).train(request, groups))
+    folder = state_folder(read_submission(context.run_config).run)
+    return send(message, *host_of(context).train(request, groups, folder))
 
 
 @app.evaluate()

@@ -5,9 +5,11 @@ It stays resident between messages: samples, features and the index of its clien
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,14 +18,16 @@ from numpy.typing import NDArray
 from clients.cross_validation import CrossValidation
 from clients.engine.choice import explain
 from clients.engine.cohort import Engine
-from clients.halves import build_half
+from clients.halves import HALVES, Control, HalfKind, build_half
 from clients.replies import StackReply, SumReply, Trained
 from clients.settings import ClientPart
+from clients.state.tables import Layout
+from clients.state.versions import ClientStates
 from clients.statistics import statistics_sums
 from clients.training import LocalTask, diverged, train_one_by_one
 from fedgraft import __version__
 from fedgraft.data.ragged import Ragged
-from fedgraft.errors import ModelError, WireError
+from fedgraft.errors import ModelError, WireError, listed
 from fedgraft.evaluation import Objective, evaluate_rows
 from fedgraft.models import kept
 from fedgraft.models.heads import as_tensors, head_shapes
@@ -62,6 +66,9 @@ FITS: dict[str, Callable[[Trained], NDArray[np.float64]]] = {
 }
 """What is computed of each client's own training samples only where each client's metrics are asked for."""
 
+RUNS_AT_ONCE = 4
+"""Runs whose client state a host keeps in memory; one that is asked for again is read from its files."""
+
 
 class Host:
     """Speaks for the clients of one host of a simulation.
@@ -91,6 +98,7 @@ class Host:
         )
         self._weights_digest: str | None = None
         self._engine_kept: tuple[NDArray[Any], Engine] | None = None
+        self._states_kept: dict[tuple[str, str, Path | None], ClientStates] = {}
 
     def describe(self) -> tuple[Description, Groups]:
         """Return which clients this host speaks for, and what it has."""
@@ -150,16 +158,106 @@ class Host:
         self.workspace.use_weights(None if weights_digest == self._local_digest else weights_digest)
         return self.workspace.features
 
-    def train(self, request: TrainRequest, groups: Groups) -> tuple[TrainReply, Groups]:
-        """Train the clients that the request names, and evaluate the head that was received."""
+    def train(
+        self, request: TrainRequest, groups: Groups, state_folder: Path | None = None
+    ) -> tuple[TrainReply, Groups]:
+        """Train the clients that the request names, and evaluate the head that was received.
+
+        Args:
+            request: what is asked for.
+            groups: its arrays.
+            state_folder: where the run's client state lies; None: in memory only.
+        """
         started = time.perf_counter()
         features = self.features(request.weights_digest)
         head, index = self._head(groups, features), self._index(groups)
+        states, shared = self._states(request, head, index, features, state_folder), self._shared(request, groups, head)
+        if states is not None and request.state is not None:
+            if not states.start_from(request.shard, request.state.version):
+                return self._without_state(request, len(index), started), {}
+            becoming = states.becoming(request.shard, request.state.becomes)
+            with becoming if len(index) else contextlib.nullcontext():
+                body, out = self._trained(request, head, index, features, _control(states, shared, index), started)
+            if request.state.keep:
+                states.keep(request.shard)
+            return body, out
+        return self._trained(request, head, index, features, None, started)
+
+    def _without_state(self, request: TrainRequest, num_clients: int, started: float) -> TrainReply:
+        return TrainReply(
+            round_number=request.round_number,
+            shard=request.shard,
+            num_clients=num_clients,
+            scalars={},
+            seconds=time.perf_counter() - started,
+            has_state=False,
+        )
+
+    def _shared(self, request: TrainRequest, groups: Groups, head: Arrays) -> dict[str, dict[str, NDArray[Any]]]:
+        """Return what the half has from the server: groups of arrays of the head's shapes."""
+        names = _kind(request).shared
+        shapes = {f"{group}.{name}": value.shape for group in names for name, value in head.items()}
+        extra = groups.get("extra", {})
+        expect(extra, shapes, f"the request's arrays for the half {request.half.name!r}", np.dtype(np.float32))
+        return {group: {name: extra[f"{group}.{name}"] for name in head} for group in names}
+
+    def _states(
+        self,
+        request: TrainRequest,
+        head: Arrays,
+        index: NDArray[np.int64],
+        features: NDArray[Any],
+        folder: Path | None,
+    ) -> ClientStates | None:
+        """Return the run's client state for the half that is asked for; None if it keeps none."""
+        name, kinds = request.half.name, _kind(request).state
+        if bool(kinds) != (request.state is not None):
+            says, has = ("a", "none") if request.state else ("no", "some")
+            raise WireError(
+                f"the request names {says} version of client state, but the half {name!r} keeps {has}; "
+                "see Request.keeps_state of the strategy"
+            )
+        given = [state for half in HALVES.values() for state in half.state if state not in kinds]
+        if not_given := [state for state in given if state in request.sums]:
+            raise WireError(
+                f"the strategy asks for the sum {listed(not_given)}, which its client half {name!r} does not give; "
+                f"ask for it with {listed(other for other, half in HALVES.items() if not_given[0] in half.state)}"
+            )
+        if not kinds:
+            return None
+        if (self._shards[index] != request.shard).any():
+            raise WireError(f"the request names clients of other shards than {request.shard}, whose state it names")
+        key = (request.run_id, name, folder)
+        if key not in self._states_kept:
+            layout = self._layout(features, head)
+            while len(self._states_kept) >= RUNS_AT_ONCE:
+                del self._states_kept[next(iter(self._states_kept))]
+            self._states_kept[key] = ClientStates(layout, kinds, self._shards, self.names, folder)
+        return self._states_kept[key]
+
+    def _layout(self, features: NDArray[Any], head: Arrays) -> Layout:
+        """Return how the clients' state is kept, which follows the form in which they train."""
+        if self.part.train.form != "loop":
+            return self._engine(features).layout
+        sizes = self.workspace.federation.train.counts[self.clients]
+        shapes = {name: value.shape for name, value in head.items()}
+        return Layout(sizes, np.zeros(len(sizes), dtype=np.bool_), self.objective.num_outputs, shapes)
+
+    def _trained(
+        self,
+        request: TrainRequest,
+        head: Arrays,
+        index: NDArray[np.int64],
+        features: NDArray[Any],
+        control: Control | None,
+        started: float,
+    ) -> tuple[TrainReply, Groups]:
+        """Train and evaluate."""
         shapes = {name: value.shape for name, value in head.items()}
         stacked = request.reply == "stack"
         reply = StackReply(len(index), shapes) if stacked else SumReply(request.sums, request.scalars, shapes)
         with torch_threads(self.threads):
-            per_client = self._train_clients(request, head, index, features, reply)
+            per_client = self._train_clients(request, head, index, features, reply, control)
             out = reply.groups()
             if request.evaluate:
                 metrics, validation = self._evaluate(head, index, features)
@@ -188,17 +286,18 @@ class Host:
         index: NDArray[np.int64],
         features: NDArray[Any],
         reply: SumReply | StackReply,
+        control: Control | None,
     ) -> dict[str, NDArray[Any]]:
         """Train the clients into the reply; return what is known of each."""
-        part = self.part
-        task = LocalTask(self.objective, part.train, part.seed, request.round_number, part.server.rounds)
+        part, task = self.part, self._task(request.round_number)
         adjust, start = build_half(request.half), as_tensors(head)
         trained: Iterable[Trained]
         if part.train.form == "loop":
             names = [self.names[position] for position in index]
-            trained = train_one_by_one(task, start, self._samples(index, features), self.keys[index], names, adjust)
+            samples, keys = self._samples(index, features), self.keys[index]
+            trained = train_one_by_one(task, start, samples, keys, names, adjust, control)
         else:
-            trained = self._engine(features, task).run(task, start, index, request.half.parameters.get("mu", 0.0))
+            trained = self._engine(features).run(task, start, index, request.half.parameters.get("mu", 0.0), control)
         steps, losses = np.zeros(len(index), dtype=np.int64), np.zeros(len(index))
         fits = {name: np.zeros(len(index)) for name in FITS} if request.per_client else {}
         for clients in trained:
@@ -222,7 +321,11 @@ class Host:
             targets = target_tensor(samples.targets[rows], objective.task, objective.loss, objective.num_outputs)
             yield torch.from_numpy(np.asarray(features[rows], dtype=np.float32)), targets
 
-    def _engine(self, features: NDArray[Any], task: LocalTask) -> Engine:
+    def _task(self, round_number: int) -> LocalTask:
+        part = self.part
+        return LocalTask(self.objective, part.train, part.seed, round_number, part.server.rounds)
+
+    def _engine(self, features: NDArray[Any]) -> Engine:
         """Return the engine of these features; it keeps buckets and Gram matrices between rounds."""
         if self._engine_kept is None or self._engine_kept[0] is not features:
             federation = self.workspace.federation
@@ -233,7 +336,7 @@ class Host:
                 self.clients,
                 self.keys,
                 self.names,
-                task,
+                self._task(1),
                 self._shards,
             )
             num_outputs = self.objective.num_outputs
@@ -317,6 +420,17 @@ class Host:
                 "expected ascending positions in its description"
             )
         return index
+
+
+def _kind(request: TrainRequest) -> HalfKind:
+    build_half(request.half)  # refuses what this release does not have
+    return HALVES[request.half.name]
+
+
+def _control(states: ClientStates, shared: Mapping[str, Arrays], index: NDArray[np.int64]) -> Control | None:
+    if "control" not in states.tables:
+        return None
+    return Control(as_tensors(shared["control"]), states.tables["control"], index)
 
 
 def _joined(parts: Ragged, positions: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -6,6 +6,7 @@ entry, as JSON with sorted keys.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,6 +32,15 @@ def save_tensors(path: Path, arrays: Mapping[str, NDArray[Any]], facts: Mapping[
     contiguous = {name: np.asarray(value, order="C") for name, value in arrays.items()}
     with replacing(path) as temporary:
         temporary.write_bytes(save(contiguous, {_ENTRY: json.dumps(dict(facts), sort_keys=True)}))
+
+
+def tensors_digest(arrays: Mapping[str, NDArray[Any]], facts: Mapping[str, Any]) -> str:
+    """Return sha256 over arrays and facts: safetensors files have no checksum of their own."""
+    digest = hashlib.sha256(json.dumps(dict(facts), sort_keys=True).encode())
+    for name, value in sorted(arrays.items()):
+        digest.update(json.dumps([name, value.dtype.str, value.shape]).encode())
+        digest.update(np.asarray(value, order="C").tobytes())
+    return digest.hexdigest()
 
 
 def read_tensors(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:

@@ -17,12 +17,20 @@ from flwr.serverapp.strategy import Strategy as FlwrStrategy
 from numpy.typing import NDArray
 
 from fedgraft.closed_form import regression_moments
-from fedgraft.errors import TrainingError, WireError
+from fedgraft.errors import FedGraftError, TrainingError, WireError, listed
 from fedgraft.evaluation import Objective
 from fedgraft.metrics import Sums, add_sums, metric_shapes, summarise
 from fedgraft.randomness import key, orders
 from fedgraft.wire.records import Arrays, array_record, expect, pack
-from fedgraft.wire.requests import EvaluateReply, EvaluateRequest, HalfSettings, TrainReply, TrainRequest
+from fedgraft.wire.requests import (
+    EvaluateReply,
+    EvaluateRequest,
+    HalfSettings,
+    StateSettings,
+    TrainReply,
+    TrainRequest,
+)
+from server.exchange import StateLostError
 from server.replies import in_order, unpacked_replies
 from server.roster import Call, Roster
 from server.settings import EvaluationSettings, ServerSettings
@@ -102,6 +110,13 @@ class PackedStrategy(FlwrStrategy):
         self._plan: tuple[Exchange, ...] = ()
         self._calls: list[Call] = []
         self._gathered: list[Replies] = []
+        self.versions = np.zeros(len(roster.names), dtype=np.int64)
+        """The version of each client's state, which is that of its shard at its host; see `StateSettings`."""
+
+    def go_back(self, state: Arrays, versions: NDArray[np.int64]) -> None:
+        """Forget the round in progress; go on from what a checkpoint held."""
+        self.state, self._plan, self._gathered = state, (), []
+        self.versions = versions.copy() if len(versions) else np.zeros(len(self.roster.names), dtype=np.int64)
 
     def cohort(self, round_number: int) -> NDArray[np.int64]:
         """Return the clients of a round, ascending: a pure function of seed and round."""
@@ -125,14 +140,37 @@ class PackedStrategy(FlwrStrategy):
             self.head = _numpy(arrays)
             self._plan = self.strategy.plan(self.state, server_round)
             self._gathered = []
-            self._calls = self.roster.calls(self.cohort(server_round))
         request = self._plan[len(self._gathered)]
+        self._calls = self.roster.calls(self.cohort(server_round), to_all=self._keeps_now(server_round))
         if isinstance(request, Statistics):
             return self._questions.statistics(self._calls, request.second_moment)
         if isinstance(request, CrossValidate):
             moments, lambdas = self._penalties(request)
             return self._questions.cross_validate(self._calls, moments, lambdas, bias="bias" in self.head)
         return [self._train_message(server_round, request, call) for call in self._calls]
+
+    def _keeps_now(self, round_number: int) -> bool:
+        """Whether the exchange in progress is the round's last that changes client state, before a checkpoint.
+
+        Then all hosts write what they have, also those whose clients do not take part.
+        """
+        left = [isinstance(request, Request) and request.keeps_state for request in self._plan[len(self._gathered) :]]
+        return left[0] and not any(left[1:]) and self.server.saves_after(round_number)
+
+    def _state_of(self, round_number: int, request: Request, call: Call) -> StateSettings | None:
+        if not request.keeps_state:
+            return None
+        version = int(self.versions[self.roster.of(call)].max())
+        becomes = int(self.versions.max()) + 1
+        return StateSettings(version=version, becomes=becomes, keep=self._keeps_now(round_number))
+
+    def _note_versions(self, request: Request) -> None:
+        """Note which clients' state is a version further after an exchange."""
+        if request.keeps_state:
+            becomes = int(self.versions.max()) + 1
+            for call in self._calls:
+                if len(call.clients):
+                    self.versions[self.roster.of(call)] = becomes
 
     def _penalties(self, request: CrossValidate) -> tuple[Arrays, tuple[float, ...]]:
         """Return the moments that the exchange before gave, and the penalties to try, absolute."""
@@ -147,6 +185,7 @@ class PackedStrategy(FlwrStrategy):
             round_number=round_number,
             shard=call.shard,
             half=HalfSettings(name=request.half.name, parameters=dict(request.half.parameters)),
+            state=self._state_of(round_number, request, call),
             reply=self.strategy.reply,
             sums=request.sums,
             scalars=request.scalars,
@@ -181,6 +220,7 @@ class PackedStrategy(FlwrStrategy):
         request = self._plan[len(self._gathered)]
         if isinstance(request, Request):
             gathered, record = self._combine(server_round, request, list(replies))
+            self._note_versions(request)
         else:
             gathered, record = self._combine_sums(request, list(replies)), RoundRecord(self.cohort(server_round))
         self.record = record
@@ -200,6 +240,9 @@ class PackedStrategy(FlwrStrategy):
     def _combine(self, round_number: int, request: Request, replies: Sequence[Message]) -> tuple[Replies, RoundRecord]:
         """Check the replies of one exchange and add them, in shard order, in float64."""
         unpacked = unpacked_replies(self._calls, round_number, replies, TrainReply)
+        lacking = [call for call, (body, _) in zip(self._calls, unpacked, strict=True) if not body.has_state]
+        if lacking:
+            raise self._state_lost(round_number, request, lacking)
         shapes = {name: tuple(value.shape) for name, value in self.head.items()}
         stacked = self.strategy.reply == "stack"
         sums: dict[str, list[Arrays]] = {name: [] for name in request.sums}
@@ -232,8 +275,18 @@ class PackedStrategy(FlwrStrategy):
             stack={n: np.concatenate([stack[n] for stack in stacks])[order] for n in shapes} if stacked else {},
             weights=np.concatenate(weights)[order] if stacked else np.zeros(0),
             train_losses=self._column(groups_of_calls, "train_loss", order) if stacked else np.zeros(0),
+            federation_clients=len(self.roster.names),
+            federation_weight=float(self.roster.num_train.sum()),
         )
         return gathered, self._recorded(groups_of_calls, clients, order)
+
+    def _state_lost(self, round_number: int, request: Request, lacking: Sequence[Call]) -> FedGraftError:
+        if not request.keeps_state:
+            return WireError(
+                f"round {round_number}: a host says that it lacks client state, which it was not asked for"
+            )
+        shards = listed(str(call.shard) for call in lacking)
+        return StateLostError(f"round {round_number}: the hosts of shards {shards} lack their clients' state")
 
     def _combine_sums(self, request: Statistics | CrossValidate, replies: Sequence[Message]) -> Replies:
         """Check the replies to a question about sums and add them, in shard order, in float64."""

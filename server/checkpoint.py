@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,7 +12,7 @@ from numpy.typing import NDArray
 
 from fedgraft.errors import StoreError
 from fedgraft.progress import report
-from fedgraft.tensor_files import read_tensors, save_tensors
+from fedgraft.tensor_files import read_tensors, save_tensors, tensors_digest
 from fedgraft.wire.protocol import SCHEMA
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -41,13 +39,17 @@ class Counters:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The state after `round_number` rounds; `sizes` are the lengths of the run's growing files then."""
+    """The state after `round_number` rounds; `sizes` are the lengths of the run's growing files then.
+
+    `versions` `(num_clients,)` are those of the clients' own state, which lies with their hosts; empty without any.
+    """
 
     round_number: int
     head: Arrays
     state: Arrays
     counters: Counters
     sizes: Mapping[str, int]
+    versions: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
@@ -58,40 +60,39 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     """
     arrays = {f"head/{name}": value for name, value in checkpoint.head.items()}
     arrays |= {f"state/{name}": value for name, value in checkpoint.state.items()}
+    if len(checkpoint.versions):
+        arrays["clients/version"] = checkpoint.versions
     facts = {
         "schema": SCHEMA,
         "round": checkpoint.round_number,
         "counters": asdict(checkpoint.counters),
         "sizes": dict(checkpoint.sizes),
     }
-    facts["digest"] = _digest(arrays, facts)
+    facts["digest"] = tensors_digest(arrays, facts)
     save_tensors(folder / f"round-{checkpoint.round_number:06d}.safetensors", arrays, facts)
     left_by_a_kill = folder.glob(".round-*.tmp")
     for old in [*sorted(folder.glob("round-*.safetensors"))[:-KEPT], *left_by_a_kill]:
         old.unlink()
 
 
-def last_checkpoint(folder: Path) -> Checkpoint | None:
+def last_checkpoint(folder: Path, before: int | None = None) -> Checkpoint | None:
     """Return the newest checkpoint that is whole, or None if there is none; say which ones are damaged.
+
+    Args:
+        folder: where they lie.
+        before: only those after fewer rounds than this.
 
     Raises:
         StoreError: another release wrote it.
     """
     for path in sorted(folder.glob("round-*.safetensors"), reverse=True):
+        if before is not None and int(path.stem.rpartition("-")[2]) >= before:
+            continue
         checkpoint = _read(path)
         if checkpoint is not None:
             return checkpoint
         report("note", text=f"checkpoint {path.name} is damaged; the one before it is taken")
     return None
-
-
-def _digest(arrays: Arrays, facts: Mapping[str, Any]) -> str:
-    """Return sha256 over all that a checkpoint holds: safetensors files have no checksum of their own."""
-    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
-    for name, value in sorted(arrays.items()):
-        digest.update(json.dumps([name, value.dtype.str, value.shape]).encode())
-        digest.update(np.asarray(value, order="C").tobytes())
-    return digest.hexdigest()
 
 
 def _read(path: Path) -> Checkpoint | None:
@@ -105,10 +106,12 @@ def _read(path: Path) -> Checkpoint | None:
             f"checkpoint {path} has schema {facts.get('schema')}, this release knows {SCHEMA}; "
             "resume with the release that wrote it, or start a new run"
         )
-    if facts.pop("digest", None) != _digest(arrays, facts):
+    if facts.pop("digest", None) != tensors_digest(arrays, facts):
         return None
-    groups: dict[str, dict[str, NDArray[Any]]] = {"head": {}, "state": {}}
+    groups: dict[str, dict[str, NDArray[Any]]] = {"head": {}, "state": {}, "clients": {}}
     for name, value in arrays.items():
         group, _, rest = name.partition("/")
         groups[group][rest] = value
-    return Checkpoint(facts["round"], groups["head"], groups["state"], Counters(**facts["counters"]), facts["sizes"])
+    versions = groups["clients"].get("version", np.zeros(0, dtype=np.int64))
+    counters = Counters(**facts["counters"])
+    return Checkpoint(facts["round"], groups["head"], groups["state"], counters, facts["sizes"], versions)

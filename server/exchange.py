@@ -20,6 +20,10 @@ class HostError(FedGraftError):
     """A host answered with an error, or did not answer in time."""
 
 
+class StateLostError(FedGraftError):
+    """Hosts lack the version of their clients' state that a round starts from; the run can go back and repeat it."""
+
+
 def exchange(
     grid: Grid, messages: Sequence[Message], counters: Counters, phase: str, timeout_seconds: float
 ) -> list[Message]:

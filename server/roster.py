@@ -73,12 +73,23 @@ class Roster:
         """Names of the outputs."""
         return next(iter(self.descriptions.values())).label_names
 
-    def calls(self, clients: NDArray[np.int64]) -> list[Call]:
-        """Return the messages that reach the given clients: one a shard and host, in shard order."""
+    def of(self, call: Call) -> NDArray[np.bool_]:
+        """Return `(num_clients,)` which clients are of a call's shard and host, whether or not it names them."""
+        found: NDArray[np.bool_] = (self.shards == call.shard) & (self.nodes == np.uint64(call.node))
+        return found
+
+    def calls(self, clients: NDArray[np.int64], to_all: bool = False) -> list[Call]:
+        """Return the messages that reach the given clients: one a shard and host, in shard order.
+
+        Args:
+            clients: positions in the roster, ascending.
+            to_all: whether there is a message also to a shard and host that has none of them, naming nobody.
+        """
         calls = []
-        for shard in np.unique(self.shards[clients]):
+        reached = np.arange(len(self.names)) if to_all else clients
+        for shard in np.unique(self.shards[reached]):
             members = clients[self.shards[clients] == shard]
-            for node in dict.fromkeys(self.nodes[members].tolist()):
+            for node in dict.fromkeys(self.nodes[reached[self.shards[reached] == shard]].tolist()):
                 chosen = members[self.nodes[members] == node]
                 calls.append(Call(int(node), int(shard), chosen, self.positions[chosen]))
         return calls

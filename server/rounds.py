@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from flwr.app import ConfigRecord, MetricRecord
 from flwr.serverapp import Grid
 
@@ -27,7 +28,7 @@ from server.adapter import PackedStrategy, RoundRecord
 from server.backbone import distribute
 from server.checkpoint import Checkpoint, Counters, last_checkpoint, save_checkpoint
 from server.evaluation import CentralTest
-from server.exchange import exchange
+from server.exchange import StateLostError, exchange
 from server.flower_strategy import UnpackedStrategy
 from server.results import write_results
 from server.roster import Roster, call_the_roll
@@ -35,6 +36,9 @@ from server.run_directory import RunDirectory, new_directory
 from server.settings import ServerPart
 from strategies.base import Strategy
 from strategies.flower import FlowerStrategy
+
+MOST_GOINGS_BACK = 3
+"""How often a run goes back to a checkpoint without coming further than it ever was."""
 
 
 @dataclass
@@ -51,6 +55,8 @@ class Course:
     head: Arrays
     threads: int
     round_number: int = 0
+    furthest: int = 0
+    goings_back: int = 0
     central_sums: Sums | None = None
 
 
@@ -67,7 +73,10 @@ def conduct(grid: Grid, submission: Submission) -> Path:
             return directory.path
         course = _begin(grid, submission, part, directory, checkpoint)
         while course.round_number < part.server.rounds:
-            _round(course)
+            try:
+                _round(course)
+            except StateLostError as lost:
+                _go_back(course, lost)
         _end(course)
     return directory.path
 
@@ -130,7 +139,7 @@ def _begin(
     threads = submission.run.threads
     central = _central(part, objective, counters, threads)
     if checkpoint:
-        adapter.state = checkpoint.state
+        adapter.go_back(checkpoint.state, checkpoint.versions)
         report("note", text=f"resumed after round {checkpoint.round_number}")
         number = checkpoint.round_number
         return Course(part, directory, grid, roster, adapter, central, counters, checkpoint.head, threads, number)
@@ -194,7 +203,7 @@ def _round(course: Course) -> None:
     row["seconds"] = round(time.perf_counter() - started, 6)
     course.directory.row(number, "train", row)
     report("round", number=number, of=course.part.server.rounds, **course.directory.latest)
-    if number % course.part.server.checkpoint_every == 0 or number == course.part.server.rounds:
+    if course.part.server.saves_after(number):
         _save(course)
 
 
@@ -247,13 +256,42 @@ def _evaluate_centrally(course: Course) -> None:
 
 
 def _save(course: Course) -> None:
-    """Write a checkpoint."""
+    """Write a checkpoint; the hosts have written the client state that it names."""
     started = time.perf_counter()
+    if course.round_number > course.furthest:
+        course.furthest, course.goings_back = course.round_number, 0
+    adapter = course.adapter
     checkpoint = Checkpoint(
-        course.round_number, course.head, course.adapter.state or {}, course.counters, course.directory.sizes()
+        course.round_number,
+        course.head,
+        adapter.state or {},
+        course.counters,
+        course.directory.sizes(),
+        adapter.versions if adapter.versions.any() else np.zeros(0, dtype=np.int64),
     )
     save_checkpoint(course.directory.path / "checkpoints", checkpoint)
     course.counters.spend("checkpoint", time.perf_counter() - started)
+
+
+def _go_back(course: Course, lost: StateLostError) -> None:
+    """Go on from the last checkpoint, whose client state lies in files; from the one before if it is lost too.
+
+    Raises:
+        StateLostError: `MOST_GOINGS_BACK` times this did not bring the run further, or no checkpoint is left.
+    """
+    course.goings_back += 1
+    again = course.goings_back > 1
+    before = course.round_number if again else None
+    checkpoint = last_checkpoint(course.directory.path / "checkpoints", before)
+    if checkpoint is None or course.goings_back > MOST_GOINGS_BACK:
+        raise StateLostError(
+            f"{lost}, and going back to a checkpoint did not help {course.goings_back - 1} times; look whether hosts "
+            f"are killed for want of memory and whether client-state/ of the run is damaged, or start a new run"
+        ) from lost
+    course.directory.truncate(checkpoint.sizes)
+    course.head, course.round_number, course.central_sums = checkpoint.head, checkpoint.round_number, None
+    course.adapter.go_back(checkpoint.state, checkpoint.versions)
+    report("note", text=f"{lost}; the run goes back to the end of round {checkpoint.round_number}")
 
 
 def _end(course: Course) -> None:

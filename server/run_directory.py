@@ -7,6 +7,7 @@
 | `metrics.jsonl` | one row a round and group: `train`, `validation`, `central` |
 | `client_metrics.csv` | one row a round, client and part |
 | `checkpoints/round-*.safetensors` | head, strategy state and counters; the last two |
+| `client-state/` | what clients keep from round to round; written by the hosts |
 | `head.safetensors` | the head after the last round |
 | `summary.json`, `summary.txt` | what came out; `summary.json` is written last and marks a finished run |
 | `accuracy.png`, `partition.png` | pictures |

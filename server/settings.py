@@ -40,6 +40,10 @@ class ServerSettings(Settings):
             )
         return self
 
+    def saves_after(self, round_number: int) -> bool:
+        """Return whether a checkpoint is written after a round (0: the start)."""
+        return round_number % self.checkpoint_every == 0 or round_number == self.rounds
+
     def cohort_size(self, num_clients: int) -> int:
         """Return how many of a federation's clients take part in a round."""
         chosen = self.clients_per_round or num_clients

@@ -41,12 +41,14 @@ class Request:
         sums: names of the additive arrays, each of the head's shapes, that the replies must carry.
         scalars: names of the additive scalars that the replies must carry.
         arrays: what the clients get beside the global head, e.g. `control.weight`.
+        keeps_state: whether the half keeps something of each client from round to round, such as control variates.
     """
 
     half: Half = Half()
     sums: tuple[str, ...] = ("update",)
     scalars: tuple[str, ...] = ("weight",)
     arrays: Arrays = field(default_factory=dict)
+    keeps_state: bool = False
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,8 @@ class Replies:
         scores: `(num_penalties,)` how well each did, more is better: right answers, or minus the squared errors.
         num_samples: training samples that the statistics or the scores are over.
         task: what the targets are.
+        federation_clients: all clients that there are, whether or not they took part.
+        federation_weight: the number of training samples of all of them.
     """
 
     sums: Mapping[str, Arrays]
@@ -105,6 +109,8 @@ class Replies:
     scores: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
     num_samples: int = 0
     task: Task = "classes"
+    federation_clients: int = 0
+    federation_weight: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from strategies.multi_krum import MultiKrum
 from strategies.ncm import NearestClassMean
 from strategies.norm_clipping import NormClipping
 from strategies.ridge import Ridge
+from strategies.scaffold import Scaffold
 from strategies.trimmed_mean import TrimmedMean
 
 
@@ -41,6 +42,7 @@ StrategySettings = Annotated[
     | Annotated[FedAdam, Tag("fedadam")]
     | Annotated[FedYogi, Tag("fedyogi")]
     | Annotated[FedProx, Tag("fedprox")]
+    | Annotated[Scaffold, Tag("scaffold")]
     | Annotated[Ridge, Tag("ridge")]
     | Annotated[NearestClassMean, Tag("ncm")]
     | Annotated[LinearDiscriminant, Tag("lda")]

@@ -54,6 +54,7 @@ class StateTable:
 
     def __init__(self, layout: Layout, kind: Kind, dtype: type[np.floating[Any]] = np.float32) -> None:
         self.layout = layout
+        self._shapes = sorted(layout.shapes.items())  # whatever the order in which a head's arrays come
         in_span = layout.dual & (kind == "span")
         counts = np.where(in_span, layout.sizes, np.where(layout.sizes > 0, 1, 0))
         self._in_span = in_span
@@ -78,7 +79,7 @@ class StateTable:
     def heads(self, clients: NDArray[np.int64]) -> Stacked:
         """Return the arrays of some other clients, `(num, *shape)` each."""
         flat, found, first = self.head[self._starts[clients]], {}, 0
-        for name, shape in self.layout.shapes.items():
+        for name, shape in self._shapes:
             last = first + int(np.prod(shape))
             found[name] = flat[:, first:last].reshape(len(clients), *shape)
             first = last
@@ -86,7 +87,7 @@ class StateTable:
 
     def keep_heads(self, clients: NDArray[np.int64], values: Mapping[str, NDArray[Any]]) -> None:
         """Write what `heads` returned."""
-        parts = [values[name].reshape(len(clients), -1) for name in self.layout.shapes]
+        parts = [values[name].reshape(len(clients), -1) for name, _ in self._shapes]
         self.head[self._starts[clients]] = np.concatenate(parts, axis=1)
 
     def part(self, first: int, last: int) -> dict[Kind, NDArray[Any]]:

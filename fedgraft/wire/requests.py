@@ -64,10 +64,26 @@ class HalfSettings(Settings):
     parameters: dict[str, float] = Field(default_factory=dict)
 
 
+class StateSettings(Settings):
+    """Which state the clients of a shard start from, of a half that keeps one from round to round.
+
+    A version counts the exchanges of the run that changed any client's state: with one such exchange a round it is the
+    round after which the state was left so. 0 is empty.
+    """
+
+    version: NonNegativeInt
+    """What the shard's state must be before; a host that does not have it says so."""
+    becomes: PositiveInt
+    """What it is called afterwards, if any of the shard's clients take part."""
+    keep: bool = False
+    """Whether it is written to a file then, since a checkpoint will name it."""
+
+
 class TrainRequest(Settings):
     """Asks a host to train some of its clients from the given head.
 
-    Arrays: `head`, the global head; `clients.index`, `(num,)` int64 positions in the host's description.
+    Arrays: `head`, the global head; `clients.index`, `(num,)` int64 positions in the host's description; `extra`, what
+    the half has from the server, `<group>.<parameter>` of the head's shapes (see `clients.halves`).
     """
 
     run_id: str
@@ -75,6 +91,7 @@ class TrainRequest(Settings):
     round_number: PositiveInt
     shard: NonNegativeInt
     half: HalfSettings = HalfSettings()
+    state: StateSettings | None = None
     reply: Literal["sum", "stack"] = "sum"
     sums: tuple[str, ...] = ("update",)
     scalars: tuple[str, ...] = ("weight",)
@@ -96,6 +113,8 @@ class TrainReply(Settings):
     num_clients: NonNegativeInt
     scalars: dict[str, float]
     seconds: float
+    has_state: bool = True
+    """False: the host lacks the version of its clients' state that it was to start from, and has done nothing."""
 
 
 class EvaluateRequest(Settings):

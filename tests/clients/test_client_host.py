@@ -305,7 +305,11 @@ def test_ill_requests_are_refused(groups: dict[str, Any], text: str, body: Any) 
     [
         ({"half": HalfSettings(name="scaffold")}, "the strategy asks for the client half 'scaffold'"),
         ({"half": HalfSettings(name="proximal")}, "came with parameters none, expected mu"),
-        ({"sums": ("control",)}, "the strategy asks for the sum control, this client has update"),
+        ({"sums": ("controls",)}, "the strategy asks for the sum controls, this client has update, control"),
+        (
+            {"sums": ("control",)},
+            "the sum control, which its client half 'plain' does not give; ask for it with control_",
+        ),
         ({"scalars": ("step",)}, "did you mean 'steps'?"),
     ],
 )

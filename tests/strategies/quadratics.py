@@ -23,12 +23,12 @@ class Quadratic:
     def loss(self, w: float) -> float:
         return self.curvature / 2 * (w - self.optimum) ** 2
 
-    def trained(self, start: float, num_steps: int, mu: float) -> tuple[float, float]:
-        """Return the parameter after gradient descent, and the mean of the losses before each step."""
+    def trained(self, start: float, num_steps: int, mu: float, drift: float = 0.0) -> tuple[float, float]:
+        """Return the parameter after descent by the gradient plus `drift`, and the mean loss before each step."""
         w, losses = start, []
         for _ in range(num_steps):
             losses.append(self.loss(w))
-            w -= LEARNING_RATE * (self.curvature * (w - self.optimum) + mu * (w - start))
+            w -= LEARNING_RATE * (self.curvature * (w - self.optimum) + drift + mu * (w - start))
         return w, float(np.mean(losses))
 
 
@@ -36,23 +36,39 @@ UNLIKE = (Quadratic(1, -3), Quadratic(4, 2))
 """Curvatures 1 and 4, optima -3 and 2: their sum is least at (1 * -3 + 4 * 2) / 5 = 1."""
 
 
-def answer(request: Request, strategy: Strategy, head: Arrays, clients: Sequence[Quadratic], steps: int) -> Replies:
-    """Return what the clients reply to a request, combined as the server combines it."""
+def answer(
+    request: Request,
+    strategy: Strategy,
+    head: Arrays,
+    clients: Sequence[Quadratic],
+    steps: int,
+    variates: np.ndarray | None = None,
+) -> Replies:
+    """Return what the clients reply to a request, combined as the server combines it; `variates` are changed."""
     half = request.half
-    if half.name not in ("plain", "proximal"):
+    if half.name not in ("plain", "proximal", "control_variate"):
         raise NotImplementedError(f"the quadratics don't know the client half {half.name}")
     mu = half.parameters["mu"] if half.name == "proximal" else 0.0
     start = float(head["w"][0])
-    results = [client.trained(start, steps, mu) for client in clients]
+    own = np.zeros(len(clients)) if variates is None else variates
+    controlled = half.name == "control_variate"
+    shared = float(request.arrays["control.w"][0]) if controlled else 0.0
+    drifts = shared - own if controlled else np.zeros(len(clients))
+    results = [client.trained(start, steps, mu, drift) for client, drift in zip(clients, drifts, strict=True)]
     updates = np.array([[w - start] for w, _ in results])
     weights = np.array([client.weight for client in clients])
+    following = -drifts - updates[:, 0] / (steps * LEARNING_RATE) if controlled else own  # the paper's option II
+    changes, own[:] = following - own, following
     known_sums = {"update": (weights[:, None] * updates).sum(axis=0)}
+    known_sums["control"] = np.array([(weights * changes).sum()])
     known_scalars = {"weight": float(weights.sum()), "steps": float(steps * len(clients)), "clients": len(clients)}
     if strategy.reply == "stack":
         losses = np.array([loss for _, loss in results])
         return Replies({}, {}, len(clients), {"w": updates}, weights, losses)
     sums = {name: {"w": known_sums[name]} for name in request.sums}
-    return Replies(sums, {name: known_scalars[name] for name in request.scalars}, len(clients))
+    scalars = {name: known_scalars[name] for name in request.scalars}
+    facts = {"federation_clients": len(clients), "federation_weight": float(weights.sum())}
+    return Replies(sums, scalars, len(clients), **facts)
 
 
 def course(
@@ -60,10 +76,10 @@ def course(
 ) -> list[float]:
     """Return the parameter after each round."""
     head: Arrays = {"w": np.array([start])}
-    state, values = strategy.init(head), []
+    state, values, variates = strategy.init(head), [], np.zeros(len(clients))
     for round_number in range(1, num_rounds + 1):
         plan = strategy.plan(state, round_number)
-        replies = tuple(answer(request, strategy, head, clients, num_steps) for request in plan)
+        replies = tuple(answer(request, strategy, head, clients, num_steps, variates) for request in plan)
         outcome = strategy.aggregate(state, head, replies)
         head, state = outcome.head, outcome.state
         values.append(float(head["w"][0]))

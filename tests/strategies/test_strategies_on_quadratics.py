@@ -83,6 +83,7 @@ TABLE = (
     Row("fedadam", 1.0, 0.4494, {"learning_rate": 0.1, "tau": 0.1}, num_rounds=300, tolerance=0.002),
     Row("fedyogi", 1.0, 0.4494, {"learning_rate": 0.05, "tau": 0.1}, tolerance=0.002),
     Row("fedprox", 1.0, 0.4710, {"mu": 0.5}),
+    Row("scaffold", 1.0, 1.0),
     # Of two values the median, and a mean from which nothing is cut, is the mean; so is a clipped mean of short ones,
     # and one around a centre that has come to the mean.
     Row("median", 1.0, 0.4494),
@@ -154,6 +155,16 @@ def test_samples_weigh(name: str) -> None:
     clients = (Quadratic(1, -3, weight=3), Quadratic(4, 2, weight=1))
     strategy = Row(name, 0, 0).build()
     assert course(strategy, clients, 1, 200)[-1] == pytest.approx(-1 / 7, abs=1e-6)
+
+
+@pytest.mark.parametrize("num_steps", [1, 10])
+def test_scaffold_s_samples_weigh(num_steps: int) -> None:
+    """Weights 3 and 1: the optimum of the pooled loss, -1/7, after any number of local steps; also on real hosts."""
+    clients = (Quadratic(1, -3, weight=3), Quadratic(4, 2, weight=1))
+    strategy = Row("scaffold", 0, 0).build()
+    by_hand = course(strategy, clients, num_steps, 300)
+    assert by_hand[-1] == pytest.approx(-1 / 7, abs=1e-6)
+    np.testing.assert_allclose(course_end_to_end(strategy, clients, num_steps, 8), by_hand[:8], rtol=2e-5, atol=2e-6)
 
 
 def test_proximal_without_mu_is_fedavg() -> None:

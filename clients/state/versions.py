@@ -1,0 +1,100 @@
+"""Which version the state of each shard's clients is: the server names the one to start from, and what it becomes."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clients.state.files import ShardFiles, fingerprint
+from clients.state.tables import Kind, Layout, StateTable
+
+
+class ClientStates:
+    """The state of a host's clients in one run; version 0 is empty: zeros.
+
+    Args:
+        layout: the clients.
+        kinds: the named states, and of which kind each is.
+        shards: `(num_clients,)` shard numbers, ascending.
+        names: the clients' names.
+        folder: where files lie; None: there are none.
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        kinds: Mapping[str, Kind],
+        shards: NDArray[np.int64],
+        names: Sequence[str],
+        folder: Path | None,
+    ) -> None:
+        self.tables = {name: StateTable(layout, kind) for name, kind in kinds.items()}
+        self._layout, self._shards, self._names, self._folder = layout, shards, names, folder
+        self._versions: dict[int, int] = {}
+        self._files_of: dict[int, ShardFiles] = {}
+
+    def start_from(self, shard: int, version: int) -> bool:
+        """Have a shard's state be that of a version, from memory or its file; False if neither has it.
+
+        What is later is dropped: who asks for this version has gone back.
+
+        Raises:
+            StoreError: the file can't be used here; see `ShardFiles.load`.
+        """
+        files = self._files(shard)
+        if self._versions.get(shard, 0) != version and not self._load(shard, version, files):
+            return False
+        self._versions[shard] = version
+        if files is not None:
+            files.drop_after(version)
+        return True
+
+    @contextlib.contextmanager
+    def becoming(self, shard: int, version: int) -> Iterator[None]:
+        """Let the block change a shard's state into the next version; if it fails, no version is left in memory."""
+        self._versions[shard] = -1
+        yield
+        self._versions[shard] = version
+
+    def keep(self, shard: int) -> None:
+        """Write the shard's version to its file, unless it has one.
+
+        Raises:
+            StoreError: the disk is full, or the folder can't be written.
+        """
+        files, version = self._files(shard), self._versions.get(shard, 0)
+        if files is not None and version > 0 and version not in files.versions():
+            files.save(version, self._parts(shard))
+
+    def _load(self, shard: int, version: int, files: ShardFiles | None) -> bool:
+        found = None if files is None or version == 0 else files.load(version)
+        if version > 0 and found is None:
+            return False
+        for name, part in self._parts(shard).items():
+            part[...] = 0 if found is None else found[name]
+        return True
+
+    def _parts(self, shard: int) -> dict[str, NDArray[np.float32]]:
+        """Return views of the shard's rows of every state."""
+        first, last = self._range(shard)
+        return {
+            f"{name}/{kind}": part
+            for name, table in self.tables.items()
+            for kind, part in table.part(first, last).items()
+        }
+
+    def _files(self, shard: int) -> ShardFiles | None:
+        if self._folder is None:
+            return None
+        if shard not in self._files_of:
+            clients = fingerprint(self._layout, self._names, *self._range(shard))
+            self._files_of[shard] = ShardFiles(self._folder, shard, clients)
+        return self._files_of[shard]
+
+    def _range(self, shard: int) -> tuple[int, int]:
+        first, last = np.searchsorted(self._shards, [shard, shard + 1]).tolist()
+        return first, last
