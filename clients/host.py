@@ -19,7 +19,8 @@ from clients.cross_validation import CrossValidation
 from clients.engine.choice import explain
 from clients.engine.cohort import Engine
 from clients.halves import HALVES, Control, HalfKind, build_half
-from clients.replies import StackReply, SumReply, Trained
+from clients.local_solver import LocalSolver
+from clients.replies import StackReply, SumReply, Terms, Trained
 from clients.settings import ClientPart
 from clients.state.tables import Layout
 from clients.state.versions import ClientStates
@@ -255,7 +256,8 @@ class Host:
         """Train and evaluate."""
         shapes = {name: value.shape for name, value in head.items()}
         stacked = request.reply == "stack"
-        reply = StackReply(len(index), shapes) if stacked else SumReply(request.sums, request.scalars, shapes)
+        terms = Terms(self._solver(request), request.loss_power)
+        reply = StackReply(len(index), shapes) if stacked else SumReply(request.sums, request.scalars, shapes, terms)
         with torch_threads(self.threads):
             per_client = self._train_clients(request, head, index, features, reply, control)
             out = reply.groups()
@@ -278,6 +280,12 @@ class Host:
             seconds=time.perf_counter() - started,
         )
         return body, out
+
+    def _solver(self, request: TrainRequest) -> LocalSolver:
+        """Return how clients train in the round of a request."""
+        train, mu = self.part.train, request.half.parameters.get("mu", 0.0)
+        factor = train.schedule.factor(request.round_number, self.part.server.rounds)
+        return LocalSolver(train.optimizer, train.optimizer.learning_rate * factor, mu)
 
     def _train_clients(
         self,

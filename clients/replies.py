@@ -9,10 +9,14 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from clients.local_solver import LocalSolver
 from fedgraft.errors import WireError, listed, nearest
 
 LARGEST_STACK_BYTES = 1_000_000_000
 """Above it a `stack` reply is refused before anything is trained."""
+
+LEAST_LOSS = 1e-10
+"""A loss below it counts as it, so that its negative powers are numbers."""
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -51,6 +55,9 @@ class Trained(Protocol):
     def weighted_sum(self, weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
         """Return `sum_k weights_k update_k`, of the head's shapes, without building any client's head if possible."""
 
+    def square_norms(self) -> NDArray[np.float64]:
+        """Return each update's squared norm over the whole head, `(num_clients,)`, likewise; costs when asked."""
+
     def state_change(self, state: str, weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
         """Return `sum_k weights_k (new_k - old_k)` of a state that the half keeps, of the head's shapes."""
 
@@ -58,18 +65,65 @@ class Trained(Protocol):
         """Return every client's update, `(num_clients, *shape)`."""
 
 
+@dataclass(frozen=True)
+class Terms:
+    """What some sums need beside the clients that trained.
+
+    Attributes:
+        solver: how the clients trained.
+        loss_power: q, the power of a client's loss by which fair sums weigh it.
+    """
+
+    solver: LocalSolver | None = None
+    loss_power: float = 0.0
+
+    def path_lengths(self, trained: Trained) -> NDArray[np.float64]:
+        """Return the sum of the weights of each client's gradients in its update, in learning rates."""
+        return self._solver.path_lengths(trained.num_steps)
+
+    def powers(self, trained: Trained, power: float) -> NDArray[np.float64]:
+        """Return each client's samples times its loss of the received head to a power."""
+        return np.asarray(trained.num_samples * np.maximum(trained.losses_before, LEAST_LOSS) ** power)
+
+    def curvatures(self, trained: Trained) -> float:
+        """Return `sum_k n_k F_k^(q - 1) |w_k - w|^2 / learning rate`."""
+        weights = self.powers(trained, self.loss_power - 1)
+        return float(weights @ trained.square_norms()) / self._solver.learning_rate
+
+    @property
+    def _solver(self) -> LocalSolver:
+        if self.solver is None:
+            raise ValueError("a sum that speaks of the local optimiser needs it")
+        return self.solver
+
+
 class SumReply:
     """Additive arrays and scalars over the clients, in float64; no client's head outlives its turn.
 
-    The vocabulary is closed: sums `update` is `sum_k n_k (w_k - w)`, `control` is `sum_k n_k` times the change of
-    the client's control variate; scalars `weight` is `sum_k n_k`, `steps` the sum of local steps, `clients` the number
-    of clients that trained. What is asked for twice is added once.
+    The vocabulary is closed; what is asked for twice is added once. With client k's samples `n_k`, the head `w` that
+    it received and the head `w_k` that it made:
+
+    | sum | |
+    | --- | --- |
+    | `update` | `sum_k n_k (w_k - w)` |
+    | `control` | `sum_k n_k` times the change of the client's control variate |
+    | `normalised_update` | `sum_k n_k (w_k - w) / a_k`; `a_k` are the path lengths of `clients.local_solver` |
+    | `fair_update` | `sum_k n_k F_k^q (w_k - w)`; `F_k` is the mean loss of `w` over the client's training samples |
+
+    | scalar | |
+    | --- | --- |
+    | `weight` | `sum_k n_k` |
+    | `steps`, `clients` | the sum of local steps, and the number of clients that trained |
+    | `path_length` | `sum_k n_k a_k` |
+    | `square_norm` | `sum_k n_k |w_k - w|^2` |
+    | `fair_weight` | `sum_k n_k F_k^q` |
+    | `fair_curvature` | `sum_k n_k F_k^(q - 1) |w_k - w|^2 / learning rate` |
 
     Raises:
         WireError: a sum or scalar is asked for that this release does not have.
     """
 
-    def __init__(self, sums: Sequence[str], scalars: Sequence[str], shapes: Shapes) -> None:
+    def __init__(self, sums: Sequence[str], scalars: Sequence[str], shapes: Shapes, terms: Terms | None = None) -> None:
         for kind, asked, known in (("sum", sums, SUMS), ("scalar", scalars, SCALARS)):
             unknown = [name for name in asked if name not in known]
             if unknown:
@@ -79,14 +133,15 @@ class SumReply:
                 )
         self.totals = {name: {part: np.zeros(shape) for part, shape in shapes.items()} for name in sums}
         self.numbers = dict.fromkeys(scalars, 0.0)
+        self.terms = terms or Terms()
 
     def add(self, trained: Trained) -> None:
         """Add some clients."""
         for name, total in self.totals.items():
-            for part, value in SUMS[name](trained).items():
+            for part, value in SUMS[name](trained, self.terms).items():
                 total[part] += value
         for name in self.numbers:
-            self.numbers[name] += SCALARS[name](trained)
+            self.numbers[name] += SCALARS[name](trained, self.terms)
 
     def groups(self) -> dict[str, dict[str, NDArray[Any]]]:
         """Return the arrays of the reply, rounded once to float32: the wire carries one head a sum."""
@@ -96,14 +151,20 @@ class SumReply:
         }
 
 
-SUMS: dict[str, Callable[[Trained], dict[str, NDArray[np.float64]]]] = {
-    "update": lambda trained: trained.weighted_sum(trained.num_samples.astype(np.float64)),
-    "control": lambda trained: trained.state_change("control", trained.num_samples.astype(np.float64)),
+SUMS: dict[str, Callable[[Trained, Terms], dict[str, NDArray[np.float64]]]] = {
+    "update": lambda trained, _: trained.weighted_sum(trained.num_samples.astype(np.float64)),
+    "control": lambda trained, _: trained.state_change("control", trained.num_samples.astype(np.float64)),
+    "normalised_update": lambda trained, terms: trained.weighted_sum(trained.num_samples / terms.path_lengths(trained)),
+    "fair_update": lambda trained, terms: trained.weighted_sum(terms.powers(trained, terms.loss_power)),
 }
-SCALARS: dict[str, Callable[[Trained], float]] = {
-    "weight": lambda trained: float(trained.num_samples.sum()),
-    "steps": lambda trained: float(trained.num_steps.sum()),
-    "clients": lambda trained: float((trained.num_samples > 0).sum()),
+SCALARS: dict[str, Callable[[Trained, Terms], float]] = {
+    "weight": lambda trained, _: float(trained.num_samples.sum()),
+    "steps": lambda trained, _: float(trained.num_steps.sum()),
+    "clients": lambda trained, _: float((trained.num_samples > 0).sum()),
+    "path_length": lambda trained, terms: float(trained.num_samples @ terms.path_lengths(trained)),
+    "square_norm": lambda trained, _: float(trained.num_samples @ trained.square_norms()),
+    "fair_weight": lambda trained, terms: float(terms.powers(trained, terms.loss_power).sum()),
+    "fair_curvature": lambda trained, terms: terms.curvatures(trained),
 }
 
 

@@ -175,6 +175,10 @@ class TrainedClient:
         """Return the update times the client's weight."""
         return {name: float(weights[0]) * value.double().numpy() for name, value in self.update.items()}
 
+    def square_norms(self) -> NDArray[np.float64]:
+        """Return the update's squared norm over the whole head, `(1,)`."""
+        return np.array([sum(float(value.double().square().sum()) for value in self.update.values())])
+
     def state_change(self, state: str, weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
         """Return the change of a state times the client's weight."""
         return {name: float(weights[0]) * value.double().numpy() for name, value in self.state_changes[state].items()}

@@ -54,6 +54,16 @@ class Scenario(Settings):
     """Reserved for privacy settings of a later version; must be null."""
 
     @model_validator(mode="after")
+    def _optimizer_of_the_strategy(self) -> Scenario:
+        allowed, given = self.strategy.optimizers, self.train.optimizer.name
+        if given not in allowed:
+            text = (
+                f"came {given}, but the equations of strategy {self.strategy.title} hold under {' and '.join(allowed)}"
+            )
+            raise setting_fault("train.optimizer.name", f"{text} only; take that, or another strategy")
+        return self
+
+    @model_validator(mode="after")
     def _enough_clients_for_the_strategy(self) -> Scenario:
         partition = self.data.partition
         given = len(partition.sizes) if isinstance(partition, SizesSettings) else getattr(partition, "clients", None)

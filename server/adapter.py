@@ -189,6 +189,7 @@ class PackedStrategy(FlwrStrategy):
             reply=self.strategy.reply,
             sums=request.sums,
             scalars=request.scalars,
+            loss_power=request.loss_power,
             evaluate=self.evaluates_after(round_number - 1),
             per_client=self.evaluation.per_client or self.strategy.reply == "stack",
         )

@@ -42,6 +42,7 @@ class Request:
         scalars: names of the additive scalars that the replies must carry.
         arrays: what the clients get beside the global head, e.g. `control.weight`.
         keeps_state: whether the half keeps something of each client from round to round, such as control variates.
+        loss_power: q, for the sums and scalars that weigh a client by its loss to that power (`fair_update`, ...).
     """
 
     half: Half = Half()
@@ -49,6 +50,7 @@ class Request:
     scalars: tuple[str, ...] = ("weight",)
     arrays: Arrays = field(default_factory=dict)
     keeps_state: bool = False
+    loss_power: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -146,6 +148,9 @@ class Strategy(Settings):
 
     tasks: ClassVar[tuple[Task, ...]] = ("classes", "labels", "real")
     """Kinds of targets that it can serve."""
+
+    optimizers: ClassVar[tuple[str, ...]] = ("sgd", "adam", "adamw")
+    """Local optimisers under which its equations hold."""
 
     @property
     def title(self) -> str:

@@ -14,6 +14,8 @@ from strategies.fedadagrad import FedAdagrad
 from strategies.fedadam import FedAdam
 from strategies.fedavg import FedAvg
 from strategies.fedavgm import FedAvgM
+from strategies.fedexp import FedExP
+from strategies.fednova import FedNova
 from strategies.fedprox import FedProx
 from strategies.fedyogi import FedYogi
 from strategies.flower import FlowerStrategy
@@ -24,6 +26,7 @@ from strategies.median import Median
 from strategies.multi_krum import MultiKrum
 from strategies.ncm import NearestClassMean
 from strategies.norm_clipping import NormClipping
+from strategies.qfedavg import QFedAvg
 from strategies.ridge import Ridge
 from strategies.scaffold import Scaffold
 from strategies.trimmed_mean import TrimmedMean
@@ -43,6 +46,9 @@ StrategySettings = Annotated[
     | Annotated[FedYogi, Tag("fedyogi")]
     | Annotated[FedProx, Tag("fedprox")]
     | Annotated[Scaffold, Tag("scaffold")]
+    | Annotated[FedNova, Tag("fednova")]
+    | Annotated[FedExP, Tag("fedexp")]
+    | Annotated[QFedAvg, Tag("qfedavg")]
     | Annotated[Ridge, Tag("ridge")]
     | Annotated[NearestClassMean, Tag("ncm")]
     | Annotated[LinearDiscriminant, Tag("lda")]

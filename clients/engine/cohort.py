@@ -122,6 +122,25 @@ class TrainedGroup:
                 value += shifted * self.controlled.shared[name].double().numpy()
         return sums
 
+    def square_norms(self) -> NDArray[np.float64]:
+        """Return each update's squared norm over the whole head; in the dual form no client's head is built.
+
+        There an update is `(s - 1) W0 + A^T X`, so its square is `(s - 1)^2 |W0|^2 + 2 (s - 1) <A, X W0^T> +
+        trace(A^T K A)`: products with the Gram matrices and the outputs at the start, which are at hand.
+        """
+        import torch
+
+        gram, start = self.table.gram, self.start
+        if isinstance(self.result, PrimalResult) or self.result.shift is not None or gram is None or start is None:
+            update = self.result.update if isinstance(self.result, PrimalResult) else self._dual_updates()
+            squares = [value.double().flatten(1).square().sum(1).numpy() for value in update.values()]
+            return np.asarray(np.sum(squares, axis=0))
+        coefficients, moved = self.result.coefficients, self.result.scale.double() - 1
+        inner = (coefficients * start).sum((1, 2), dtype=torch.float64)
+        square = (coefficients * (gram @ coefficients)).sum((1, 2), dtype=torch.float64) + 2 * moved * inner
+        square += moved.square() * sum(float(value.double().square().sum()) for value in self.head.values())
+        return np.asarray(square.clamp_min(0).numpy())
+
     def state_change(self, state: str, weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
         """Return `sum_k weights_k (new_k - old_k)` of a state."""
         import torch

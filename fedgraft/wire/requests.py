@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from fedgraft.settings import Settings
 
@@ -83,7 +83,8 @@ class TrainRequest(Settings):
     """Asks a host to train some of its clients from the given head.
 
     Arrays: `head`, the global head; `clients.index`, `(num,)` int64 positions in the host's description; `extra`, what
-    the half has from the server, `<group>.<parameter>` of the head's shapes (see `clients.halves`).
+    the half has from the server, `<group>.<parameter>` of the head's shapes (see `clients.halves`). `loss_power` is the
+    power of a client's loss by which fair sums weigh it.
     """
 
     run_id: str
@@ -95,6 +96,7 @@ class TrainRequest(Settings):
     reply: Literal["sum", "stack"] = "sum"
     sums: tuple[str, ...] = ("update",)
     scalars: tuple[str, ...] = ("weight",)
+    loss_power: NonNegativeFloat = 0.0
     evaluate: bool = True
     per_client: bool = True
 

@@ -59,9 +59,25 @@ def answer(
     weights = np.array([client.weight for client in clients])
     following = -drifts - updates[:, 0] / (steps * LEARNING_RATE) if controlled else own  # the paper's option II
     changes, own[:] = following - own, following
-    known_sums = {"update": (weights[:, None] * updates).sum(axis=0)}
-    known_sums["control"] = np.array([(weights * changes).sum()])
-    known_scalars = {"weight": float(weights.sum()), "steps": float(steps * len(clients)), "clients": len(clients)}
+    before = np.array([client.loss(start) for client in clients])
+    powers, squares = weights * before**request.loss_power, np.square(updates[:, 0])
+    # With gradients of 1 every step moves by lr, and the proximal term takes lr mu of the way back each time.
+    path = (1 - (1 - LEARNING_RATE * mu) ** steps) / (LEARNING_RATE * mu) if mu else float(steps)
+    known_sums = {
+        "update": (weights[:, None] * updates).sum(axis=0),
+        "control": np.array([(weights * changes).sum()]),
+        "normalised_update": (weights[:, None] * updates).sum(axis=0) / path,
+        "fair_update": (powers[:, None] * updates).sum(axis=0),
+    }
+    known_scalars = {
+        "weight": float(weights.sum()),
+        "steps": float(steps * len(clients)),
+        "clients": float(len(clients)),
+        "path_length": float(weights.sum() * path),
+        "square_norm": float(weights @ squares),
+        "fair_weight": float(powers.sum()),
+        "fair_curvature": float((powers / before) @ squares) / LEARNING_RATE,
+    }
     if strategy.reply == "stack":
         losses = np.array([loss for _, loss in results])
         return Replies({}, {}, len(clients), {"w": updates}, weights, losses)

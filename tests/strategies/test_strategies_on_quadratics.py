@@ -26,8 +26,11 @@ from server.flower_strategy import UnpackedStrategy, flower_classes
 from strategies.base import Replies, Strategy
 from strategies.fedavg import FedAvg
 from strategies.fedavgm import FedAvgM
+from strategies.fedexp import FedExP
+from strategies.fednova import FedNova
 from strategies.fedprox import FedProx
 from strategies.flower import FlowerStrategy
+from strategies.qfedavg import QFedAvg
 from strategies.registry import STRATEGIES
 
 
@@ -76,6 +79,17 @@ THREE = (Quadratic(1, -3), Quadratic(1, -1), Quadratic(4, 2))
 FAIR = 4 ** (2 / 3)
 """q-FedAvg with q = 1 stands still where `sum_k F_k F_k' = 0`, that is `(w + 3) / (2 - w) = 4^(2/3)`."""
 
+
+def fair(num_steps: int) -> float:
+    """Return where `sum_k F_k u_k = 0` with `F_k = a_k / 2 (w - o_k)^2`, `u_k = q_k (o_k - w)`: cubes of distances.
+
+    `1 q_1 (w + 3)^3 = 4 q_2 (2 - w)^3`, so `(w + 3) / (2 - w)` is the cube root of `4 q_2 / q_1`: with one step, of 16.
+    """
+    moved = [1 - (1 - LEARNING_RATE * client.curvature) ** num_steps for client in UNLIKE]
+    ratio = (4 * moved[1] / moved[0]) ** (1 / 3)
+    return (2 * ratio - 3) / (1 + ratio)
+
+
 TABLE = (
     Row("fedavg", 1.0, 0.4494),
     Row("fedavgm", 1.0, 0.4494, {"momentum": 0.5}),
@@ -84,6 +98,11 @@ TABLE = (
     Row("fedyogi", 1.0, 0.4494, {"learning_rate": 0.05, "tau": 0.1}, tolerance=0.002),
     Row("fedprox", 1.0, 0.4710, {"mu": 0.5}),
     Row("scaffold", 1.0, 1.0),
+    # Equal paths: FedAvg, and with a proximal term FedProx.
+    Row("fednova", 1.0, 0.4710, {"mu": 0.5}),
+    # Where the mean update is zero, the step is at most 1.92 times it: short enough to come to rest.
+    Row("fedexp", 1.0, 0.4494, {"epsilon": 0.5}),
+    Row("qfedavg", fair(1), fair(10), {"q": 1.0}, num_rounds=400),
     # Of two values the median, and a mean from which nothing is cut, is the mean; so is a clipped mean of short ones,
     # and one around a centre that has come to the mean.
     Row("median", 1.0, 0.4494),
@@ -145,8 +164,8 @@ def test_the_table_s_numbers_are_theory_s() -> None:
     assert fixed_point(UNLIKE, 1) == pytest.approx(1.0)
     assert fixed_point(UNLIKE, 10) == pytest.approx(0.4494, abs=5e-5)
     assert fixed_point(UNLIKE, 10, mu=0.5) == pytest.approx(0.4710, abs=5e-5)
-    fair = (2 * FAIR - 3) / (1 + FAIR)
-    assert fair == pytest.approx(0.580, abs=6e-4)
+    assert fair(1) == pytest.approx((2 * FAIR - 3) / (1 + FAIR))
+    assert fair(1) == pytest.approx(0.580, abs=6e-4)
 
 
 @pytest.mark.parametrize("name", ["fedavg", "flower:FedAvg"])
@@ -180,6 +199,41 @@ def test_identities_hold_bit_for_bit_on_real_hosts() -> None:
     fedavg = course_end_to_end(FedAvg(), UNLIKE, 10, 5)
     assert course_end_to_end(FedProx(mu=0), UNLIKE, 10, 5) == fedavg
     assert course_end_to_end(FedAvgM(momentum=0), UNLIKE, 10, 5) == fedavg
+    assert course_end_to_end(QFedAvg(q=0), UNLIKE, 10, 5) == fedavg
+
+
+def test_fednova_mends_unequal_numbers_of_steps() -> None:
+    """Three samples and one, one epoch of batches of 1: three steps and one, shares 3/4 and 1/4.
+
+    FedAvg stands still where `sum_k p_k q_k (o_k - w) = 0`, FedNova where `sum_k p_k q_k / tau_k (o_k - w) = 0`, with
+    `q = (1 - 0.95^3, 0.2) = (0.142625, 0.2)`: at -1.40733 and at -0.08136. The optimum is -1/7 = -0.14286.
+    """
+    clients = (Quadratic(1, -3, weight=3), Quadratic(4, 2, weight=1))
+    train = {"local_steps": None, "local_epochs": 1, "batch_size": 1}
+    nova = course_end_to_end(FedNova(), clients, 1, 3, start=-0.08136, train=train)
+    assert nova == pytest.approx([-0.08136] * 3, abs=1e-5)
+    average = course_end_to_end(FedAvg(), clients, 1, 3, start=-1.40733, train=train)
+    assert average == pytest.approx([-1.40733] * 3, abs=1e-5)
+
+
+def test_fedexp_s_step_by_hand() -> None:
+    """From 0 updates are -0.15 and 0.4: mean 0.125, mean square 0.09125; `0.09125 / (2 (0.015625 + 0.001)) = 2.744`."""
+    outcome = course_end_to_end(FedExP(epsilon=1e-3), UNLIKE, 1, 1)
+    assert outcome == pytest.approx([0.125 * 0.09125 / 0.03325], rel=1e-5)
+
+
+def test_fedexp_goes_to_and_fro_around_an_optimum_that_clients_do_not_share() -> None:
+    """Near it the mean update vanishes, so that steps of about `|u_k|^2 / (2 |u|)` grow: it never comes to rest."""
+    last = np.array(course(FedExP(epsilon=1e-9), UNLIKE, 1, 300)[-100:]) - 1.0
+    assert last.min() < -0.1
+    assert last.max() > 0.1
+
+
+def test_fedexp_is_faster_where_all_share_an_optimum() -> None:
+    """Six clients of curvature 1/4 and two of 16, all at 2: the mean update is a small part of the largest."""
+    clients = (*[Quadratic(0.25, 2)] * 6, *[Quadratic(16, 2)] * 2)
+    plain, longer = (course(strategy, clients, 1, 5)[-1] for strategy in (FedAvg(), FedExP(epsilon=1e-9)))
+    assert abs(longer - 2) < 0.5 * abs(plain - 2)
 
 
 def replies_of(updates: Sequence[np.ndarray], weights: Sequence[float]) -> Replies:

@@ -64,7 +64,7 @@ def test_beats_its_start(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["fedadam", "centred-clipping"])
 def test_resumes_with_its_state(name: str, tmp_path: Path) -> None:
-    """Three rounds of five, then resumed from the checkpoint after the second: the bits of five at once."""
+    """Resumed from the checkpoint after the fourth of five rounds: the bits of five at once."""
     whole = fedgraft.run(scenario({"name": name}), out=tmp_path / "whole")
     stopped = fedgraft.run(scenario({"name": name}), out=tmp_path / "stopped")
     for path in sorted((stopped.directory / "checkpoints").iterdir())[1:]:
@@ -96,3 +96,10 @@ def test_too_few_natural_clients_are_found_before_the_first_round(tmp_path: Path
     )
     with pytest.raises(ScenarioError, match=r"strategy: krum with num_malicious 2 needs .* there are 6"):
         fedgraft.run(natural, out=tmp_path / "run")
+
+
+@pytest.mark.parametrize("name", ["fednova", "qfedavg"])
+def test_optimizer_under_which_the_equations_do_not_hold(name: str) -> None:
+    text = f"came adam, but the equations of strategy {name} hold under sgd only; take that, or another strategy"
+    with pytest.raises(ValueError, match=text):
+        scenario({"name": name}, train={"optimizer": {"name": "adam"}})
