@@ -95,7 +95,10 @@ class Host:
         self.keys = name_keys(self.names)
         samples = federation.samples
         self.objective = Objective(
-            part.head, resolve_loss(part.loss, samples.task), samples.task, self.workspace.num_outputs
+            part.head,
+            resolve_loss(part.loss, samples.task, samples.label_names),
+            samples.task,
+            self.workspace.num_outputs,
         )
         self._weights_digest: str | None = None
         self._engine_kept: tuple[NDArray[Any], Engine] | None = None

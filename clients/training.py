@@ -19,7 +19,7 @@ from fedgraft.errors import TrainingError
 from fedgraft.evaluation import Objective
 from fedgraft.metrics import sample_scores
 from fedgraft.models.heads import forward
-from fedgraft.models.losses import sample_losses
+from fedgraft.models.losses import mean_loss, sample_losses
 from fedgraft.randomness import key, orders
 
 if TYPE_CHECKING:
@@ -136,14 +136,15 @@ def train_client(
             forward(task.objective.head, parameters, features[rows]), targets[rows], task.objective.loss
         )
         optimizer.zero_grad()
-        losses.mean().backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        mean = mean_loss(losses, targets[rows], task.objective.loss)
+        mean.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         if task.train.clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(list(parameters.values()), task.train.clip_norm)
         adjust(parameters, start)
         optimizer.step()
         num_steps += 1
         num_seen += len(batch)
-        total_loss += float(losses.detach().sum())
+        total_loss += len(batch) * float(mean.detach())
     trained = {name: value.detach() for name, value in parameters.items()}
     return LocalResult(trained, num_steps, total_loss / num_seen if num_seen else 0.0)
 
@@ -241,4 +242,4 @@ def _fit(
     losses = sample_losses(outputs, targets, objective.loss)
     actual = targets.argmax(1) if objective.task == "classes" and targets.dim() == 2 else targets
     scores = sample_scores(outputs.numpy(), actual.numpy(), objective.task)
-    return np.array([float(losses.double().mean()), scores.mean()])
+    return np.array([float(mean_loss(losses.double(), targets, objective.loss)), scores.mean()])

@@ -139,7 +139,7 @@ def trained_model(run: Run) -> TrainedModel:
         name=scenario.name,
         run_id=str(run.facts["run_id"]),
         task=task,
-        loss=resolve_loss(scenario.loss, task).name,
+        loss=resolve_loss(scenario.loss, task, labels).name,
         label_names=labels,
         head=scenario.head,
         backbone=scenario.backbone.model_copy(update={"weights": "random"}),  # no path of this machine goes along

@@ -119,7 +119,9 @@ def _begin(
     if num_sent:
         report("note", text=f"backbone weights sent to {num_sent} host{'s' if num_sent > 1 else ''}")
     feature_dim = info.feature_dim or next(iter(roster.descriptions.values())).feature_dim
-    objective = Objective(part.head, resolve_loss(part.loss, roster.task), roster.task, _num_outputs(roster))
+    objective = Objective(
+        part.head, resolve_loss(part.loss, roster.task, roster.label_names), roster.task, _num_outputs(roster)
+    )
     part.check_task(roster.task)
 
     def adapter_of(strategy: Strategy) -> PackedStrategy:

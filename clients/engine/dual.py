@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from clients.engine.batches import Steps
 from clients.settings import Sgd
 from fedgraft.models.loss_settings import LossSettings, SigmoidLoss, SoftmaxLoss
-from fedgraft.models.losses import sample_losses
+from fedgraft.models.losses import class_weights, sample_losses, sample_weights
 
 if TYPE_CHECKING:
     import torch
@@ -124,9 +124,10 @@ def train_dual(
         real, wide = places < count, batch[:, :, None].expand(-1, -1, num_outputs)
         wanted = flat_targets.index_select(0, taken)
         losses = sample_losses(outputs.flatten(0, 1), wanted, loss).view(active, -1)
-        loss_sums[:active] += (losses * real).sum(1, dtype=torch.float64)
+        share = batch_shares(real, count, wanted, loss, outputs.dtype)
+        loss_sums[:active] += (losses * share).sum(1, dtype=torch.float64) * count[:, 0]
         residuals = output_gradients(outputs, wanted.view(active, -1, *wanted.shape[1:]), loss)
-        residuals *= (real.to(outputs.dtype) / count)[:, :, None]  # padding becomes zeros, which move nothing
+        residuals *= share[:, :, None]  # padding becomes zeros, which move nothing
         if clip_norm is not None:
             inner = rows.gather(2, batch[:, None, :].expand(-1, batch.shape[1], -1))
             square = (residuals @ residuals.mT * inner).sum((1, 2)).clamp_min(0)
@@ -169,10 +170,29 @@ def _move(
         value.sub_(direction, alpha=learning_rate)
 
 
+def batch_shares(
+    real: torch.Tensor, count: torch.Tensor, targets: torch.Tensor, loss: LossSettings, dtype: torch.dtype
+) -> torch.Tensor:
+    """Return what each sample's loss is multiplied by in its batch's mean, `(num_clients, batch)`; 0 for padding.
+
+    Args:
+        real: `(num_clients, batch)` whether there is a sample.
+        count: `(num_clients, 1)` samples of each batch.
+        targets: of all batches, one after another.
+        loss: a resolved loss.
+        dtype: of the result.
+    """
+    weights = sample_weights(targets, loss, dtype)
+    if weights is None:
+        return real.to(dtype) / count
+    return real.to(dtype) / (weights.view(real.shape) * real).sum(1, keepdim=True)
+
+
 def output_gradients(outputs: torch.Tensor, targets: torch.Tensor, loss: LossSettings) -> torch.Tensor:
     """Return the gradient of each sample's loss by its outputs, `(..., C)`.
 
-    Softmax: `p - (1 - e) onehot - e / C` with label smoothing `e`. Sigmoid: `(sigmoid - y) / C`. Squared: `f - y`.
+    Softmax: `p - y` with `y = (1 - e) onehot + e / C` under label smoothing `e`; with class weights `v`, `(C,)`,
+    `sum(y v) p - y v`. Sigmoid: `(sigmoid - y) / C`. Squared: `f - y`.
     """
     import torch
     from torch.nn import functional
@@ -180,7 +200,11 @@ def output_gradients(outputs: torch.Tensor, targets: torch.Tensor, loss: LossSet
     num_outputs = outputs.shape[-1]
     if isinstance(loss, SoftmaxLoss):
         smoothed = functional.one_hot(targets, num_outputs).to(outputs.dtype) * (1 - loss.label_smoothing)
-        return torch.softmax(outputs, -1) - smoothed - loss.label_smoothing / num_outputs
+        weights = class_weights(loss, outputs.dtype)
+        if weights is None:
+            return torch.softmax(outputs, -1) - smoothed - loss.label_smoothing / num_outputs
+        wanted = smoothed * weights + loss.label_smoothing / num_outputs * weights
+        return torch.softmax(outputs, -1) * wanted.sum(-1, keepdim=True) - wanted
     if isinstance(loss, SigmoidLoss):
         return (torch.sigmoid(outputs) - targets) / num_outputs
     return outputs - targets

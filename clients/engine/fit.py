@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fedgraft.evaluation import Objective
 from fedgraft.metrics import sample_scores
-from fedgraft.models.losses import sample_losses
+from fedgraft.models.losses import sample_losses, sample_weights
 
 if TYPE_CHECKING:
     import torch
@@ -33,10 +33,15 @@ def fit(outputs: torch.Tensor, targets: torch.Tensor, sizes: NDArray[np.int64], 
         sizes: `(num_clients,)` training samples, at least 1.
         objective: the loss, and what the targets are.
     """
+    import torch
+
     real = np.arange(outputs.shape[1]) < sizes[:, None]
     flat_outputs, flat_targets = outputs.flatten(0, 1), targets.flatten(0, 1)
     losses = sample_losses(flat_outputs, flat_targets, objective.loss).double().numpy()
     one_hot = objective.task == "classes" and flat_targets.dim() == 2
     actual = (flat_targets.argmax(1) if one_hot else flat_targets).numpy()
     scores = sample_scores(flat_outputs.numpy(), actual, objective.task)
-    return Fit(*(np.where(real, value.reshape(real.shape), 0).sum(1) / sizes for value in (losses, scores)))
+    weights = sample_weights(flat_targets, objective.loss, torch.float64)
+    totals = [np.where(real, value.reshape(real.shape), 0).sum(1) for value in (losses, scores)]
+    counted = sizes if weights is None else np.where(real, weights.numpy().reshape(real.shape), 0).sum(1)
+    return Fit(totals[0] / counted, totals[1] / sizes)

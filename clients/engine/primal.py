@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from clients.engine.batches import Steps
-from clients.engine.dual import CLIP_EPSILON
+from clients.engine.dual import CLIP_EPSILON, batch_shares
 from clients.settings import Adam, AdamW, OptimizerSettings, Sgd
 from fedgraft.evaluation import Objective
 from fedgraft.models.head_settings import CosineHead, HeadSettings, LinearHead
@@ -91,11 +91,13 @@ def train_primal(
         moving = {name: value[:active].requires_grad_() for name, value in current.items()}
         inputs = flat_features.index_select(0, taken).view(active, batch.shape[1], -1)
         outputs = stacked_forward(objective.head, moving, inputs).flatten(0, 1)
-        losses = sample_losses(outputs, flat_targets.index_select(0, taken), objective.loss).view(active, -1)
-        total = (losses * (real.to(features.dtype) / count)).sum()  # a client's gradient does not see the others
+        wanted = flat_targets.index_select(0, taken)
+        losses = sample_losses(outputs, wanted, objective.loss).view(active, -1)
+        share = batch_shares(real, count, wanted, objective.loss, features.dtype)
+        total = (losses * share).sum()  # a client's gradient does not see the others
         gradients = dict(zip(moving, torch.autograd.grad(total, list(moving.values())), strict=True))
         moving = {name: value.detach() for name, value in moving.items()}
-        loss_sums[:active] += (losses.detach() * real).sum(1, dtype=torch.float64)
+        loss_sums[:active] += (losses.detach() * share).sum(1, dtype=torch.float64) * count[:, 0]
         if clip_norm is not None:
             _clip(gradients, clip_norm)
         if noted is not None:

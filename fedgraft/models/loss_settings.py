@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, PositiveFloat
 
 from fedgraft.settings import Settings, named
 
@@ -23,6 +23,8 @@ class SoftmaxLoss(Settings):
     """Cross-entropy of the softmax; targets are classes."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of the target that is spread evenly over all classes, in training only."""
+    class_weights: dict[str, PositiveFloat] | tuple[PositiveFloat, ...] | None = None
+    """Weights of the classes in training: `{label: weight}`, others 1, or a list; a batch's mean is weighted."""
 
 
 class SigmoidLoss(Settings):

@@ -217,6 +217,7 @@ def cases(draw: st.DrawFn, epsilon: float = 1e-8) -> Case:
             [
                 (SoftmaxLoss(), "classes"),
                 (SoftmaxLoss(label_smoothing=0.2), "classes"),
+                (SoftmaxLoss(label_smoothing=0.2, class_weights=(0.5, 1.0, 3.0, 2.0)), "classes"),
                 (SigmoidLoss(), "classes"),
                 (SigmoidLoss(), "labels"),
                 (SquaredLoss(), "classes"),
@@ -276,7 +277,8 @@ def test_every_training_is_the_tutorials(case: Case) -> None:
     """The oracle shares no code with ours: nn.Module, torch.optim, PyTorch's criteria, batches from plain integers."""
     criterion: Any = nn.BCEWithLogitsLoss()
     if isinstance(case.loss, SoftmaxLoss):
-        criterion = nn.CrossEntropyLoss(label_smoothing=case.loss.label_smoothing)
+        weights = None if case.loss.class_weights is None else torch.tensor(case.loss.class_weights).double()
+        criterion = nn.CrossEntropyLoss(weights, label_smoothing=case.loss.label_smoothing)
     elif isinstance(case.loss, SquaredLoss):
         criterion = lambda outputs, wanted: (outputs - wanted).square().sum() / 2 / len(outputs)  # noqa: E731  # one line
     ours = by_engine(case)

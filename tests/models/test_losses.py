@@ -14,6 +14,7 @@ from fedgraft.models.loss_settings import AutoLoss, LossSettings, SigmoidLoss, S
 from fedgraft.models.losses import (
     Task,
     dense_targets,
+    mean_loss,
     resolve_loss,
     sample_losses,
     target_tensor,
@@ -123,3 +124,37 @@ def test_labels_under_the_squared_loss_are_minus_one_and_one() -> None:
     assert targets.tolist() == [[1, -1], [-1, -1]]
     classes = target_tensor(np.array([1]), "classes", SquaredLoss(), 2)
     assert classes.tolist() == [[0, 1]]
+
+
+def test_class_weights_are_torchs() -> None:
+    """The weighted mean, divided by the sum of the weights of the samples that are there; one absent class."""
+    generator = np.random.default_rng(1)
+    targets, outputs = generator.integers(0, 3, 20), torch.tensor(generator.normal(size=(20, 4)))
+    for smoothing in (0.0, 0.3):
+        loss = SoftmaxLoss(label_smoothing=smoothing, class_weights=(0.5, 2.0, 1.0, 7.0))
+        losses, wanted = sample_losses(outputs, torch.from_numpy(targets), loss), torch.from_numpy(targets)
+        weights = torch.tensor([0.5, 2, 1, 7], dtype=torch.float64)
+        torch.testing.assert_close(
+            mean_loss(losses, wanted, loss), nn.CrossEntropyLoss(weights, label_smoothing=smoothing)(outputs, wanted)
+        )
+
+
+def test_class_weights_are_put_in_the_order_of_the_labels() -> None:
+    labels = ("cat", "dog", "hen")
+    resolved = resolve_loss(SoftmaxLoss(class_weights={"hen": 3.0, "cat": 0.5}), "classes", labels)
+    assert resolved == SoftmaxLoss(class_weights=(0.5, 1.0, 3.0))
+    assert resolve_loss(resolved, "classes", labels) == resolved
+    assert without_smoothing(resolved) == SoftmaxLoss()
+    text = r"loss\.class_weights: the data have no class 'dgo'; did you mean 'dog'\?; they have cat, dog, hen$"
+    with pytest.raises(DataError, match=text):
+        resolve_loss(SoftmaxLoss(class_weights={"dgo": 1.0}), "classes", labels)
+    with pytest.raises(
+        DataError, match=r"2 weights came, the data have 3 classes \(cat, dog, hen\); give one for each"
+    ):
+        resolve_loss(SoftmaxLoss(class_weights=(1.0, 2.0)), "classes", labels)
+
+
+@pytest.mark.parametrize("weights", [{"cat": 0.0}, (1.0, -1.0)])
+def test_class_weights_are_positive(weights: object) -> None:
+    with pytest.raises(ValueError, match="greater than 0"):
+        SoftmaxLoss(class_weights=weights)
