@@ -12,6 +12,7 @@ from fedgraft.submission import read_submission
 from fedgraft.wire.records import unpack
 from fedgraft.wire.requests import (
     BackboneRequest,
+    ClassSumsRequest,
     CrossValidateRequest,
     DescribeRequest,
     EvaluateRequest,
@@ -68,6 +69,13 @@ def statistics(message: Message, context: Context) -> Message:
     """Answer `query.statistics`."""
     request, groups = unpack(message.content, StatisticsRequest, "request query.statistics")
     return send(message, *host_of(context).statistics(request, groups))
+
+
+@app.query("class_sums")
+def class_sums(message: Message, context: Context) -> Message:
+    """Answer `query.class_sums`."""
+    request, groups = unpack(message.content, ClassSumsRequest, "request query.class_sums")
+    return send(message, *host_of(context).class_sums(request, groups))
 
 
 @app.query("cross_validate")

@@ -24,7 +24,7 @@ from clients.replies import StackReply, SumReply, Terms, Trained
 from clients.settings import ClientPart
 from clients.state.tables import Layout
 from clients.state.versions import ClientStates
-from clients.statistics import statistics_sums
+from clients.statistics import class_rows, statistics_sums
 from clients.training import LocalTask, diverged, train_one_by_one
 from fedgraft import __version__
 from fedgraft.data.ragged import Ragged
@@ -41,6 +41,8 @@ from fedgraft.wire.records import Arrays, expect
 from fedgraft.wire.requests import (
     BackboneReply,
     BackboneRequest,
+    ClassSumsReply,
+    ClassSumsRequest,
     CrossValidateReply,
     CrossValidateRequest,
     Description,
@@ -398,6 +400,20 @@ class Host:
             sums = statistics_sums(features, targets, rows, task, num_outputs, request.second_moment)
         body = StatisticsReply(shard=request.shard, num_clients=len(index), num_samples=len(rows))
         return body, {"sums": sums}
+
+    def class_sums(self, request: ClassSumsRequest, groups: Groups) -> tuple[ClassSumsReply, Groups]:
+        """Return each named client's counts and summed features by class.
+
+        Raises:
+            WireError: the targets are not classes, or the sums would be too large.
+        """
+        features, index = self.features(request.weights_digest), self._index(groups)
+        if self.objective.task != "classes":
+            raise WireError(f"query.class_sums needs one class a sample; the targets are {self.objective.task!r}")
+        rows = [self.workspace.federation.train.of(int(client)) for client in self.clients[index]]
+        found = class_rows(features, self.workspace.federation.samples.targets, rows)
+        body = ClassSumsReply(shard=request.shard, num_clients=len(index), num_samples=sum(map(len, rows)))
+        return body, {"rows": found}
 
     def cross_validate(self, request: CrossValidateRequest, groups: Groups) -> tuple[CrossValidateReply, Groups]:
         """Predict each named client's training samples with heads that lack that client, and count."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedgraft.models.losses import Task
-from fedgraft.wire.statistics import SecondMoment, statistics_shapes
+from fedgraft.wire.statistics import SecondMoment, check_class_rows_size, statistics_shapes
 
 CHUNK_BYTES = 32 * 1024 * 1024
 """Float64 features that are in memory at once; a copy or two of them come on top."""
@@ -86,3 +87,35 @@ def _add_targets(
     sums["cross_moment"] += targets.T @ chunk
     if second_moment == "diagonal":
         sums["square_sum"] += np.square(chunk).sum(axis=0)
+
+
+def class_rows(
+    features: NDArray[Any], targets: NDArray[Any], clients: Sequence[NDArray[np.int64]]
+) -> dict[str, NDArray[Any]]:
+    """Return counts and summed features of each client's classes, as `class_rows_shapes` describes them.
+
+    Args:
+        features: `(num_samples, feature_dim)` of all samples.
+        targets: classes of all samples.
+        clients: each client's training rows.
+
+    Raises:
+        WireError: they would be too large.
+    """
+    present = [np.unique(targets[rows], return_counts=True) for rows in clients]
+    lengths = [len(classes) for classes, _ in present]
+    check_class_rows_size(sum(lengths), features.shape[1])
+    sums = np.zeros((sum(lengths), features.shape[1]))
+    first = 0
+    for rows, (classes, counts) in zip(clients, present, strict=True):
+        by_class = rows[np.argsort(targets[rows], kind="stable")]
+        for part in np.split(by_class, counts.cumsum()[:-1]) if len(classes) else ():
+            sums[first] = features[part].sum(axis=0, dtype=np.float64)
+            first += 1
+    none = np.zeros(0, dtype=np.int64)
+    return {
+        "client": np.repeat(np.arange(len(clients)), lengths),
+        "class": np.concatenate([none, *(classes for classes, _ in present)]),
+        "count": np.concatenate([none, *(counts for _, counts in present)]),
+        "class_sum": sums,
+    }

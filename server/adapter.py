@@ -35,8 +35,8 @@ from server.replies import in_order, unpacked_replies
 from server.roster import Call, Roster
 from server.settings import EvaluationSettings, ServerSettings
 from server.statistics import Questions
-from server.sums import combine_cross_validation, combine_statistics
-from strategies.base import CrossValidate, Exchange, Replies, Request, Statistics, Strategy
+from server.sums import combine_class_sums, combine_cross_validation, combine_statistics
+from strategies.base import ClassSums, CrossValidate, Exchange, Replies, Request, Statistics, Strategy
 
 CLIENT_ARRAYS = (
     "num_train",
@@ -49,6 +49,13 @@ CLIENT_ARRAYS = (
     "validation_loss",
     "validation_score",
 )
+
+PHASES: Mapping[type[Exchange], str] = {
+    Statistics: "statistics",
+    ClassSums: "class_sums",
+    CrossValidate: "cross_validate",
+}
+"""What seconds of an exchange are booked on; all others are training."""
 
 
 @dataclass
@@ -144,6 +151,8 @@ class PackedStrategy(FlwrStrategy):
         self._calls = self.roster.calls(self.cohort(server_round), to_all=self._keeps_now(server_round))
         if isinstance(request, Statistics):
             return self._questions.statistics(self._calls, request.second_moment)
+        if isinstance(request, ClassSums):
+            return self._questions.class_sums(self._calls)
         if isinstance(request, CrossValidate):
             moments, lambdas = self._penalties(request)
             return self._questions.cross_validate(self._calls, moments, lambdas, bias="bias" in self.head)
@@ -207,7 +216,7 @@ class PackedStrategy(FlwrStrategy):
     def phase(self) -> str:
         """What the exchange in progress asks for; seconds are booked on it."""
         request = self._plan[len(self._gathered)]
-        return {Statistics: "statistics", CrossValidate: "cross_validate"}.get(type(request), "train")
+        return PHASES.get(type(request), "train")
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -289,7 +298,7 @@ class PackedStrategy(FlwrStrategy):
         shards = listed(str(call.shard) for call in lacking)
         return StateLostError(f"round {round_number}: the hosts of shards {shards} lack their clients' state")
 
-    def _combine_sums(self, request: Statistics | CrossValidate, replies: Sequence[Message]) -> Replies:
+    def _combine_sums(self, request: Statistics | ClassSums | CrossValidate, replies: Sequence[Message]) -> Replies:
         """Check the replies to a question about sums and add them, in shard order, in float64."""
         ordered = in_order(self._calls, replies)
         roster, task = self.roster, self.objective.task
@@ -299,6 +308,8 @@ class PackedStrategy(FlwrStrategy):
         if isinstance(request, Statistics):
             dim = self._questions.feature_dim
             facts["statistics"] = combine_statistics(self._calls, ordered, roster, dim, request.second_moment)
+        elif isinstance(request, ClassSums):
+            facts["statistics"] = combine_class_sums(self._calls, ordered, roster, self._questions.feature_dim)
         else:
             lambdas = self._penalties(request)[1]
             tried = combine_cross_validation(self._calls, ordered, roster, lambdas)

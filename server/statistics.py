@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from flwr.app import ArrayRecord, Message
@@ -17,12 +18,12 @@ from fedgraft.closed_form import Moments, check_lambda, moment_shapes
 from fedgraft.errors import WireError
 from fedgraft.settings import Settings
 from fedgraft.wire.records import array_record, expect, pack
-from fedgraft.wire.requests import CrossValidateRequest, StatisticsRequest
+from fedgraft.wire.requests import ClassSumsRequest, CrossValidateRequest, StatisticsRequest
 from fedgraft.wire.statistics import SecondMoment, check_statistics_size
 from server.checkpoint import Counters
 from server.exchange import exchange
 from server.roster import Call, Roster
-from server.sums import CrossValidated, combine_cross_validation, combine_statistics
+from server.sums import CrossValidated, combine_class_sums, combine_cross_validation, combine_statistics
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,13 @@ class Questions:
             for call in calls
         ]
         return self._messages("statistics", calls, requests)
+
+    def class_sums(self, calls: Sequence[Call]) -> list[Message]:
+        """Return the messages that ask for each client's own counts and summed features by class."""
+        requests = [
+            ClassSumsRequest(run_id=self.run_id, weights_digest=self.weights_digest, shard=call.shard) for call in calls
+        ]
+        return self._messages("class_sums", calls, requests)
 
     def cross_validate(
         self, calls: Sequence[Call], moments: Moments, lambdas: Sequence[float], bias: bool = True
@@ -147,6 +155,20 @@ class Inquiry:
         calls, questions = self._calls(clients), self.questions
         replies = self._ask("statistics", questions.statistics(calls, second_moment))
         return combine_statistics(calls, replies, questions.roster, questions.feature_dim, second_moment)
+
+    def class_sums(self, clients: NDArray[np.int64] | None = None) -> dict[str, NDArray[Any]]:
+        """Return each client's own counts and summed features by class, as `class_rows_shapes` describes them.
+
+        Args:
+            clients: positions in the roster, ascending; None: all.
+
+        Raises:
+            WireError: a reply does not fit.
+            HostError: a host failed, the targets are not classes, or the sums would be too large.
+        """
+        calls, questions = self._calls(clients), self.questions
+        replies = self._ask("class_sums", questions.class_sums(calls))
+        return combine_class_sums(calls, replies, questions.roster, questions.feature_dim)
 
     def cross_validate(
         self,

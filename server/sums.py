@@ -18,8 +18,8 @@ from fedgraft.errors import WireError
 from fedgraft.metrics import add_sums
 from fedgraft.models.losses import Task
 from fedgraft.wire.records import Arrays, expect, unpack
-from fedgraft.wire.requests import CrossValidateReply, StatisticsReply
-from fedgraft.wire.statistics import SecondMoment, statistics_shapes
+from fedgraft.wire.requests import ClassSumsReply, CrossValidateReply, StatisticsReply
+from fedgraft.wire.statistics import SecondMoment, class_rows_shapes, statistics_shapes
 from server.roster import Call, Roster
 
 TOLERANCE = 1e-9
@@ -77,6 +77,54 @@ def combine_statistics(
     return total
 
 
+def combine_class_sums(
+    calls: Sequence[Call], replies: Sequence[Message], roster: Roster, feature_dim: int
+) -> dict[str, NDArray[Any]]:
+    """Check the replies to `query.class_sums` and return their rows by client, then class, whatever the hosts.
+
+    `client` becomes the position in the roster.
+
+    Raises:
+        WireError: names, shapes, types or counts are others than they must be.
+    """
+    parts: list[dict[str, NDArray[Any]]] = []
+    for call, reply in zip(calls, replies, strict=True):
+        what = f"reply to query.class_sums, shard {call.shard}, host {call.node}"
+        body, groups = unpack(reply.content, ClassSumsReply, what)
+        _check_body(body, call, roster, what)
+        rows = groups.get("rows", {})
+        number = len(rows["client"]) if "client" in rows and rows["client"].ndim == 1 else 0
+        expect(groups.get("rows"), class_rows_shapes(number, feature_dim), what)
+        for name, value in rows.items():
+            _check_type({name: value}, np.dtype(np.float64 if name == "class_sum" else np.int64), what)
+        _check_class_rows(rows, roster.num_train[call.clients], len(roster.label_names), what)
+        parts.append({**rows, "client": call.clients[rows["client"]]})
+    whole = {name: np.concatenate([part[name] for part in parts]) for name in class_rows_shapes(0, 0)}
+    order = np.lexsort((whole["class"], whole["client"]))
+    return {name: value[order] for name, value in whole.items()}
+
+
+def _check_class_rows(rows: Arrays, num_train: NDArray[np.int64], num_classes: int, what: str) -> None:
+    """Refuse rows that clients with these numbers of samples, `(num_clients,)`, can't have."""
+    for name, end in (("client", len(num_train)), ("class", num_classes)):
+        if len(rows[name]) and (rows[name].min() < 0 or rows[name].max() >= end):
+            raise WireError(
+                f"{what}: {name} goes from {rows[name].min()} to {rows[name].max()}; expected 0 to {end - 1}"
+            )
+    place = rows["client"] * num_classes + rows["class"]
+    if (np.diff(place) <= 0).any():
+        raise WireError(f"{what}: its rows are not ordered by client and class, or one comes twice")
+    counts = rows["count"]
+    sums = np.zeros(len(num_train), dtype=np.int64)
+    np.add.at(sums, rows["client"], counts)
+    if (counts < 1).any() or (sums != num_train).any():
+        wrong = np.count_nonzero(sums != num_train)
+        raise WireError(
+            f"{what}: counts must be whole numbers from 1 that add up to each client's training samples; "
+            f"those of {wrong} of {len(num_train)} clients don't, the smallest is {counts.min(initial=1)}"
+        )
+
+
 def combine_cross_validation(
     calls: Sequence[Call], replies: Sequence[Message], roster: Roster, lambdas: tuple[float, ...]
 ) -> CrossValidated:
@@ -111,7 +159,9 @@ def combine_cross_validation(
     return CrossValidated(lambdas, scores, total, total_samples)
 
 
-def _check_body(body: StatisticsReply | CrossValidateReply, call: Call, roster: Roster, what: str) -> int:
+def _check_body(
+    body: StatisticsReply | ClassSumsReply | CrossValidateReply, call: Call, roster: Roster, what: str
+) -> int:
     """Refuse a reply for another shard, or about others than the clients that were named; return their samples."""
     if body.shard != call.shard:
         raise WireError(f"{what} says that it is for shard {body.shard}; a stale reply")

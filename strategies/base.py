@@ -65,6 +65,11 @@ class Statistics:
 
 
 @dataclass(frozen=True)
+class ClassSums:
+    """One exchange in which each client gives counts and summed features of its classes, not added to others'."""
+
+
+@dataclass(frozen=True)
 class CrossValidate:
     """One exchange after `Statistics("shared")`: each client is predicted by ridge heads that lack it.
 
@@ -75,7 +80,7 @@ class CrossValidate:
     relative_penalties: tuple[float, ...]
 
 
-Exchange = Request | Statistics | CrossValidate
+Exchange = Request | Statistics | ClassSums | CrossValidate
 
 
 @dataclass(frozen=True)
@@ -91,7 +96,9 @@ class Replies:
         weights: `(num_clients,)` float64, the number of training samples of each stacked client.
         train_losses: `(num_clients,)` float64, each stacked client's mean training loss.
         num_clients: how many clients are in it.
-        statistics: what `Statistics` gave, summed over clients: name -> float64 array.
+        statistics: what `Statistics` gave, summed over clients: name -> float64 array. What `ClassSums` gave, one row a
+            client and class, by client, then class: `client`, `class`, `count` `(num_rows,)` int64 and `class_sum`
+            `(num_rows, feature_dim)` float64.
         penalties: `(num_penalties,)` what `CrossValidate` tried, absolute.
         scores: `(num_penalties,)` how well each did, more is better: right answers, or minus the squared errors.
         num_samples: training samples that the statistics or the scores are over.

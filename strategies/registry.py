@@ -14,6 +14,7 @@ from strategies.fedadagrad import FedAdagrad
 from strategies.fedadam import FedAdam
 from strategies.fedavg import FedAvg
 from strategies.fedavgm import FedAvgM
+from strategies.fedcof import FedCOF
 from strategies.fedexp import FedExP
 from strategies.fednova import FedNova
 from strategies.fedprox import FedProx
@@ -52,6 +53,7 @@ StrategySettings = Annotated[
     | Annotated[Ridge, Tag("ridge")]
     | Annotated[NearestClassMean, Tag("ncm")]
     | Annotated[LinearDiscriminant, Tag("lda")]
+    | Annotated[FedCOF, Tag("fedcof")]
     | Annotated[Median, Tag("median")]
     | Annotated[TrimmedMean, Tag("trimmed-mean")]
     | Annotated[Krum, Tag("krum")]
@@ -66,7 +68,7 @@ StrategySettings = Annotated[
 ]  # fmt: skip
 
 ClosedFormSettings = Annotated[
-    Ridge | NearestClassMean | LinearDiscriminant,
+    Ridge | NearestClassMean | LinearDiscriminant | FedCOF,
     Discriminator("name"),
     BeforeValidator(named),
 ]

@@ -7,6 +7,7 @@
 | `train` | TrainRequest | TrainReply | `head`, `clients`, `extra` | sums or `stack`; `metrics`; `clients` |
 | `evaluate` | EvaluateRequest | EvaluateReply | `head`, `clients` | `metrics`, `clients` |
 | `query.statistics` | StatisticsRequest | StatisticsReply | `clients` | `sums` |
+| `query.class_sums` | ClassSumsRequest | ClassSumsReply | `clients` | `rows` |
 | `query.cross_validate` | CrossValidateRequest | CrossValidateReply | `clients`, `moments` | `counts` |
 """
 
@@ -155,6 +156,29 @@ class StatisticsReply(Settings):
     """How many clients and training samples are in the sums.
 
     Arrays, group `sums`, float64: names and shapes as `fedgraft.wire.statistics.statistics_shapes` says.
+    """
+
+    shard: NonNegativeInt
+    num_clients: NonNegativeInt
+    num_samples: NonNegativeInt
+
+
+class ClassSumsRequest(Settings):
+    """Asks for each client's counts and summed features of its classes, not added to those of others.
+
+    Arrays: `clients.index`, as in TrainRequest.
+    """
+
+    run_id: str
+    weights_digest: str
+    shard: NonNegativeInt
+
+
+class ClassSumsReply(Settings):
+    """How many clients and training samples are in the rows.
+
+    Arrays, group `rows`: one row a client and class of which it has samples, ordered by client, then class; names,
+    shapes and types as `fedgraft.wire.statistics.class_rows_shapes` says.
     """
 
     shard: NonNegativeInt

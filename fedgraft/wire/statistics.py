@@ -80,3 +80,26 @@ def check_statistics_size(
         f"a reply, more than {LARGEST_STATISTICS_BYTES:,}; ask for less ({forecasts} bytes) or cut the backbone "
         "where it has fewer features"
     )
+
+
+def class_rows_shapes(num_rows: int, feature_dim: int) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each array of a reply to `query.class_sums`, by name.
+
+    A row is one client and one class of which it has samples: `client` its turn among the clients that were asked,
+    `class`, `count` its samples, all int64; and `class_sum`, their summed features, float64.
+    """
+    return {"client": (num_rows,), "class": (num_rows,), "count": (num_rows,), "class_sum": (num_rows, feature_dim)}
+
+
+def check_class_rows_size(num_rows: int, feature_dim: int) -> None:
+    """Refuse class sums of single clients that would not fit; they grow with the number of clients.
+
+    Raises:
+        WireError: more than `LARGEST_STATISTICS_BYTES`.
+    """
+    size = num_rows * 8 * (feature_dim + 3)
+    if size > LARGEST_STATISTICS_BYTES:
+        raise WireError(
+            f"class sums of single clients, {num_rows:,} rows of {feature_dim:,} features, are {size:,} bytes a reply, "
+            f"more than {LARGEST_STATISTICS_BYTES:,}; use more shards, or ridge, whose sums don't grow with the clients"
+        )

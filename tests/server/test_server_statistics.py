@@ -17,10 +17,10 @@ from clients.outbound import Departure
 from fedgraft.closed_form import predict, regression_moments, ridge
 from fedgraft.errors import WireError
 from fedgraft.wire.records import pack, unpack
-from fedgraft.wire.requests import CrossValidateReply, StatisticsReply
+from fedgraft.wire.requests import ClassSumsReply, CrossValidateReply, StatisticsReply
 from fedgraft.wire.statistics import statistics_bytes
 from server.exchange import HostError
-from server.sums import combine_cross_validation, combine_statistics
+from server.sums import combine_class_sums, combine_cross_validation, combine_statistics
 
 TASKS = ("classes", "labels", "real")
 NUM_OUTPUTS = {"classes": 3, "labels": 3, "real": 2}
@@ -281,3 +281,52 @@ def test_counts_that_can_not_be_are_refused(correct: Any, text: str, opened: Ope
     roster = asked.inquiry.questions.roster
     with pytest.raises(WireError, match=text):
         combine_cross_validation(roster.calls(np.arange(6)), [reply], roster, (0.1, 1.0))
+
+
+def changed_rows(reply: Message, **changes: Callable[[Any], Any]) -> Message:
+    """Return a reply to `query.class_sums` with some of its arrays changed."""
+    body, groups = unpack(reply.content, ClassSumsReply, "the reply")
+    rows = {name: changes[name](value.copy()) if name in changes else value for name, value in groups["rows"].items()}
+    reply.content = pack(body, {"rows": rows})
+    return reply
+
+
+@pytest.mark.parametrize("num_hosts", [1, 3])
+def test_class_sums_of_each_client(num_hosts: int, opened: Opened) -> None:
+    """One row a client and class that it has, by client, then class, whatever the hosts."""
+    asked = opened("classes", 3, num_hosts)
+    found = asked.inquiry.class_sums()
+    classes = asked.answers.argmax(axis=1)
+    expected = [
+        (client, number, (classes[rows] == number).sum(), asked.features[rows][classes[rows] == number].sum(axis=0))
+        for client, rows in enumerate(asked.clients)
+        for number in range(3)
+        if (classes[rows] == number).any()
+    ]
+    for name, column in zip(("client", "class", "count", "class_sum"), zip(*expected, strict=True), strict=True):
+        np.testing.assert_allclose(found[name], np.array(column), rtol=1e-12, atol=1e-12, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"client": lambda value: value + 3}, r"client goes from 3 to 8; expected 0 to 5"),
+        ({"class": lambda value: value - 1}, r"class goes from -1 to 1; expected 0 to 2"),
+        ({"client": lambda value: value[::-1]}, r"not ordered by client and class"),
+        ({"count": lambda value: value + 1}, r"those of 6 of 6 clients don't"),
+        ({"count": lambda value: value.astype(np.float64)}, r"count is of type float64, expected int64"),
+        ({"class_sum": lambda value: value[:, 1:]}, r"class_sum has shape \(\d+, 5\), expected \(\d+, 6\)"),
+    ],
+)
+def test_rows_that_clients_can_t_have(changes: dict[str, Any], text: str, opened: Opened) -> None:
+    asked = opened("classes")
+    questions, grid = asked.inquiry.questions, asked.inquiry.grid
+    calls = questions.roster.calls(np.arange(6))
+    replies = [changed_rows(reply, **changes) for reply in grid.send_and_receive(questions.class_sums(calls))]
+    with pytest.raises(WireError, match=text):
+        combine_class_sums(calls, replies, questions.roster, FEATURE_DIM)
+
+
+def test_class_sums_of_real_targets_are_refused(opened: Opened) -> None:
+    with pytest.raises(HostError, match=r"query.class_sums needs one class a sample; the targets are 'real'"):
+        opened("real").inquiry.class_sums()
