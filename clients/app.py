@@ -32,6 +32,7 @@ def host_of(context: Context) -> Host:
         int(node.get("partition-id", 0)),
         int(node.get("num-partitions", 1)),
         submission.run.threads,
+        "partition-id" in node,
     )
 
 

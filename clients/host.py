@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from clients.attack import Attack, flipped
 from clients.cross_validation import CrossValidation
 from clients.engine.choice import explain
 from clients.engine.cohort import Engine
@@ -27,8 +28,9 @@ from clients.state.versions import ClientStates
 from clients.statistics import class_rows, statistics_sums
 from clients.training import LocalTask, diverged, train_one_by_one
 from fedgraft import __version__
+from fedgraft.attackers import attackers
 from fedgraft.data.ragged import Ragged
-from fedgraft.errors import ModelError, WireError, listed
+from fedgraft.errors import Fault, ModelError, ScenarioError, WireError, listed
 from fedgraft.evaluation import Objective, evaluate_rows
 from fedgraft.models import kept
 from fedgraft.models.heads import as_tensors, head_shapes
@@ -102,9 +104,34 @@ class Host:
             samples.task,
             self.workspace.num_outputs,
         )
+        self.attack = self._attack()
         self._weights_digest: str | None = None
-        self._engine_kept: tuple[NDArray[Any], Engine] | None = None
+        self._engine_kept: tuple[NDArray[Any], NDArray[Any], Engine] | None = None
         self._states_kept: dict[tuple[str, str, Path | None], ClientStates] = {}
+
+    def _attack(self) -> Attack | None:
+        """Return the scenario's attack, as this host's clients take part in it; None if there is none."""
+        settings, federation = self.part.attack, self.workspace.federation
+        if settings is None:
+            return None
+        lies = attackers(settings, self.part.seed, federation.client_names, federation.train.counts)[self.clients]
+        return Attack(settings, self.part.seed, lies, self.names)
+
+    def _targets(self, round_number: int) -> NDArray[Any]:
+        """Return the targets that clients train on, of all samples."""
+        return self._wrong_targets if self.attack and self.attack.flips_labels(round_number) else self._true_targets
+
+    @property
+    def _true_targets(self) -> NDArray[Any]:
+        return self.workspace.federation.samples.targets
+
+    @functools.cached_property
+    def _wrong_targets(self) -> NDArray[Any]:
+        """The targets with those of liars' training samples flipped."""
+        if self.attack is None:
+            return self._true_targets
+        rows, _ = _joined(self.workspace.federation.train, self.clients[self.attack.lies])
+        return flipped(self._true_targets, rows, self.objective.task, self.objective.num_outputs)
 
     def describe(self) -> tuple[Description, Groups]:
         """Return which clients this host speaks for, and what it has."""
@@ -235,16 +262,16 @@ class Host:
             raise WireError(f"the request names clients of other shards than {request.shard}, whose state it names")
         key = (request.run_id, name, folder)
         if key not in self._states_kept:
-            layout = self._layout(features, head)
+            layout = self._layout(features, head, request.round_number)
             while len(self._states_kept) >= RUNS_AT_ONCE:
                 del self._states_kept[next(iter(self._states_kept))]
             self._states_kept[key] = ClientStates(layout, kinds, self._shards, self.names, folder)
         return self._states_kept[key]
 
-    def _layout(self, features: NDArray[Any], head: Arrays) -> Layout:
+    def _layout(self, features: NDArray[Any], head: Arrays, round_number: int) -> Layout:
         """Return how the clients' state is kept, which follows the form in which they train."""
         if self.part.train.form != "loop":
-            return self._engine(features).layout
+            return self._engine(features, self._targets(round_number)).layout
         sizes = self.workspace.federation.train.counts[self.clients]
         shapes = {name: value.shape for name, value in head.items()}
         return Layout(sizes, np.zeros(len(sizes), dtype=np.bool_), self.objective.num_outputs, shapes)
@@ -303,14 +330,18 @@ class Host:
     ) -> dict[str, NDArray[Any]]:
         """Train the clients into the reply; return what is known of each."""
         part, task = self.part, self._task(request.round_number)
-        adjust, start = build_half(request.half), as_tensors(head)
+        adjust, start, targets = build_half(request.half), as_tensors(head), self._targets(request.round_number)
         trained: Iterable[Trained]
         if part.train.form == "loop":
             names = [self.names[position] for position in index]
-            samples, keys = self._samples(index, features), self.keys[index]
+            samples, keys = self._samples(index, features, targets), self.keys[index]
             trained = train_one_by_one(task, start, samples, keys, names, adjust, control)
         else:
-            trained = self._engine(features).run(task, start, index, request.half.parameters.get("mu", 0.0), control)
+            mu = request.half.parameters.get("mu", 0.0)
+            trained = self._engine(features, targets).run(task, start, index, mu, control)
+        if self.attack is not None:
+            shapes = {name: value.shape for name, value in head.items()}
+            trained = self.attack.sent(trained, index, request.round_number, shapes)
         steps, losses = np.zeros(len(index), dtype=np.int64), np.zeros(len(index))
         fits = {name: np.zeros(len(index)) for name in FITS} if request.per_client else {}
         for clients in trained:
@@ -324,28 +355,30 @@ class Host:
         num_train = self.workspace.federation.train.counts[self.clients[index]]
         return {"index": index, "num_train": num_train, "steps": steps, "train_loss": losses, **fits}
 
-    def _samples(self, index: NDArray[np.int64], features: NDArray[Any]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    def _samples(
+        self, index: NDArray[np.int64], features: NDArray[Any], targets: NDArray[Any]
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Yield features and targets of each client's training part."""
         import torch
 
-        samples, train, objective = self.workspace.federation.samples, self.workspace.federation.train, self.objective
+        train, objective = self.workspace.federation.train, self.objective
         for client in self.clients[index]:
             rows = train.of(int(client))
-            targets = target_tensor(samples.targets[rows], objective.task, objective.loss, objective.num_outputs)
-            yield torch.from_numpy(np.asarray(features[rows], dtype=np.float32)), targets
+            own = target_tensor(targets[rows], objective.task, objective.loss, objective.num_outputs)
+            yield torch.from_numpy(np.asarray(features[rows], dtype=np.float32)), own
 
     def _task(self, round_number: int) -> LocalTask:
         part = self.part
         return LocalTask(self.objective, part.train, part.seed, round_number, part.server.rounds)
 
-    def _engine(self, features: NDArray[Any]) -> Engine:
-        """Return the engine of these features; it keeps buckets and Gram matrices between rounds."""
-        if self._engine_kept is None or self._engine_kept[0] is not features:
-            federation = self.workspace.federation
+    def _engine(self, features: NDArray[Any], targets: NDArray[Any]) -> Engine:
+        """Return the engine of these features and targets; it keeps buckets and Gram matrices between rounds."""
+        found = self._engine_kept
+        if found is None or found[0] is not features or found[1] is not targets:
             engine = Engine(
                 features,
-                federation.samples.targets,
-                federation.train,
+                targets,
+                self.workspace.federation.train,
                 self.clients,
                 self.keys,
                 self.names,
@@ -355,8 +388,8 @@ class Host:
             num_outputs = self.objective.num_outputs
             for line in explain(engine.buckets, features.shape[1], num_outputs, self.part.train):
                 report("explain", text=line)
-            self._engine_kept = (features, engine)
-        return self._engine_kept[1]
+            self._engine_kept = found = (features, targets, engine)
+        return found[2]
 
     def evaluate(self, request: EvaluateRequest, groups: Groups) -> tuple[EvaluateReply, Groups]:
         """Evaluate a head on the validation parts of the clients that the request names."""
@@ -395,9 +428,8 @@ class Host:
         task, num_outputs = self.objective.task, self.objective.num_outputs
         check_statistics_size(num_outputs, features.shape[1], request.second_moment, task)
         rows, _ = _joined(self.workspace.federation.train, self.clients[index])
-        targets = self.workspace.federation.samples.targets
         with numpy_threads(self.threads):
-            sums = statistics_sums(features, targets, rows, task, num_outputs, request.second_moment)
+            sums = statistics_sums(features, self._targets(1), rows, task, num_outputs, request.second_moment)
         body = StatisticsReply(shard=request.shard, num_clients=len(index), num_samples=len(rows))
         return body, {"sums": sums}
 
@@ -418,7 +450,7 @@ class Host:
     def cross_validate(self, request: CrossValidateRequest, groups: Groups) -> tuple[CrossValidateReply, Groups]:
         """Predict each named client's training samples with heads that lack that client, and count."""
         features, index = self.features(request.weights_digest), self._index(groups)
-        train, targets = self.workspace.federation.train, self.workspace.federation.samples.targets
+        train, targets = self.workspace.federation.train, self._targets(1)
         rows = [train.of(int(client)) for client in self.clients[index]]
         task, num_outputs = self.objective.task, self.objective.num_outputs
         with numpy_threads(self.threads):
@@ -469,9 +501,17 @@ def _joined(parts: Ragged, positions: NDArray[np.int64]) -> tuple[NDArray[np.int
 
 
 @functools.lru_cache(maxsize=64)
-def resident_host(scenario_json: str, number: int, num_hosts: int, threads: int) -> Host:
-    """Return this process's host for a scenario; it stays for the messages to come."""
-    return Host(ClientPart.model_validate_json(scenario_json), number, num_hosts, threads)
+def resident_host(scenario_json: str, number: int, num_hosts: int, threads: int, is_simulated: bool = True) -> Host:
+    """Return this process's host for a scenario; it stays for the messages to come.
+
+    Raises:
+        ScenarioError: a site is asked to do what only a simulation may.
+    """
+    part = ClientPart.model_validate_json(scenario_json)
+    if part.attack is not None and not is_simulated:
+        text = "is for simulations only, and this node is none's: a site does not lie; set it to null"
+        raise ScenarioError("the scenario that was sent", [Fault("attack", text)])
+    return Host(part, number, num_hosts, threads)
 
 
 def forget_hosts() -> None:

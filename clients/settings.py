@@ -15,6 +15,7 @@ from pydantic import (
     model_validator,
 )
 
+from fedgraft.attack_settings import AttackSettings
 from fedgraft.data.settings import DataSettings
 from fedgraft.features.settings import FeatureSettings
 from fedgraft.models.head_settings import HeadSettings
@@ -178,5 +179,6 @@ class ClientPart(Settings):
     head: HeadSettings
     loss: LossSettings
     train: TrainSettings
+    attack: AttackSettings | None = None
     server: RoundsPart
     shards: PositiveInt

@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import BeforeValidator, Field, PositiveInt, model_validator
 
 from clients.settings import TrainSettings
+from fedgraft.attack_settings import AttackSettings
 from fedgraft.data.settings import DataSettings, SizesSettings
 from fedgraft.features.settings import FeatureSettings
 from fedgraft.models.head_settings import HeadSettings, LinearHead
@@ -42,6 +43,8 @@ class Scenario(Settings):
     """How the clients' updates combine."""
     init: ClosedFormSettings | None = None
     """A closed form whose head the first round starts from, e.g. `ridge`; null: zeros, or small random numbers."""
+    attack: AttackSettings | None = None
+    """Clients that lie, to see what the strategy makes of it; for simulations only. null: nobody does."""
     server: ServerSettings = ServerSettings()
     """How many rounds, and with whom."""
     evaluation: EvaluationSettings = EvaluationSettings()
@@ -61,6 +64,13 @@ class Scenario(Settings):
                 f"came {given}, but the equations of strategy {self.strategy.title} hold under {' and '.join(allowed)}"
             )
             raise setting_fault("train.optimizer.name", f"{text} only; take that, or another strategy")
+        return self
+
+    @model_validator(mode="after")
+    def _attack_that_the_strategy_can_see(self) -> Scenario:
+        if self.attack is not None and self.attack.name != "label-flip" and self.strategy.most_rounds == 1:
+            text = f"came {self.attack.name}, a lie about updates, but {self.strategy.title} asks for sums of features"
+            raise setting_fault("attack.name", f"{text}; take label-flip, or another strategy")
         return self
 
     @model_validator(mode="after")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fedgraft.errors import listed
 from fedgraft.files import write_text
 from fedgraft.metrics import PRIMARY, summarise
 from fedgraft.progress import report
@@ -58,6 +59,7 @@ def summary_of(course: Course) -> dict[str, Any]:
         "num_clients": len(course.roster.names),
         "num_train": int(course.roster.num_train.sum()),
         "label_names": list(course.roster.label_names),
+        **_attack(course),
         "weights_digest": adapter.weights_digest,
         "central": central,
         "validation": validation,
@@ -68,6 +70,21 @@ def summary_of(course: Course) -> dict[str, Any]:
     if course.central_sums is not None and "confusion" in course.central_sums:
         summary["central_confusion"] = np.asarray(course.central_sums["confusion"]).astype(int).tolist()
     return summary
+
+
+def _attack(course: Course) -> dict[str, Any]:
+    """Return which attack there was and who lied, by name; nothing if nobody did."""
+    attack = course.part.attack
+    if attack is None:
+        return {}
+    return {"attack": attack.model_dump(), "attackers": list(course.roster.attackers(attack, course.part.seed))}
+
+
+def _attack_rows(summary: dict[str, Any]) -> list[tuple[str, str]]:
+    if "attack" not in summary:
+        return []
+    attack = summary["attack"]
+    return [(attack["name"], f"from round {attack['from_round']}, by {listed(summary['attackers'])}")]
 
 
 def summary_text(summary: dict[str, Any]) -> str:
@@ -81,6 +98,7 @@ def summary_text(summary: dict[str, Any]) -> str:
     rows += [
         ("rounds", str(summary["rounds"])),
         ("clients", f"{summary['num_clients']} ({summary['num_train']:,} training samples)"),
+        *_attack_rows(summary),
         ("bytes down / up", f"{summary['bytes_down']:,} / {summary['bytes_up']:,}"),
         ("seconds", ", ".join(f"{name} {value:.2f}" for name, value in summary["seconds"].items())),
     ]

@@ -12,6 +12,8 @@ from flwr.app import Message
 from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
+from fedgraft.attack_settings import AttackSettings
+from fedgraft.attackers import attackers
 from fedgraft.errors import WireError, listed
 from fedgraft.models.losses import Task
 from fedgraft.wire.protocol import code_digest
@@ -72,6 +74,12 @@ class Roster:
     def label_names(self) -> tuple[str, ...]:
         """Names of the outputs."""
         return next(iter(self.descriptions.values())).label_names
+
+    def attackers(self, settings: AttackSettings, seed: int) -> tuple[str, ...]:
+        """Return the names of the clients that lie, sorted."""
+        return tuple(
+            self.names[client] for client in np.flatnonzero(attackers(settings, seed, self.names, self.num_train))
+        )
 
     def of(self, call: Call) -> NDArray[np.bool_]:
         """Return `(num_clients,)` which clients are of a call's shard and host, whether or not it names them."""

@@ -13,7 +13,7 @@ import numpy as np
 from flwr.app import ConfigRecord, MetricRecord
 from flwr.serverapp import Grid
 
-from fedgraft.errors import Fault, ScenarioError
+from fedgraft.errors import Fault, ScenarioError, listed
 from fedgraft.evaluation import Objective
 from fedgraft.metrics import Sums, summarise
 from fedgraft.models.heads import initial_head
@@ -114,6 +114,12 @@ def _begin(
     roster = call_the_roll(grid, run_id, submission.run.num_hosts, part.shards, counters, timeout)
     part.server.check_cohort(len(roster.names), part.name)
     _check_strategy(part, roster)
+    if part.attack is not None:
+        liars = roster.attackers(part.attack, part.seed)
+        report(
+            "note",
+            text=f"{part.attack.name} from round {part.attack.from_round} by {len(liars)} clients: {listed(liars)}",
+        )
     info = describe(part.backbone)
     num_sent = distribute(grid, roster, part.backbone, info, run_id, counters, timeout)
     if num_sent:

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from pydantic import ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
 
+from fedgraft.attack_settings import AttackSettings
 from fedgraft.data.settings import DataSettings
 from fedgraft.errors import Fault, ScenarioError
 from fedgraft.features.settings import FeatureSettings
@@ -88,6 +89,7 @@ class ServerPart(Settings):
     loss: LossSettings
     strategy: StrategySettings
     init: ClosedFormSettings | None
+    attack: AttackSettings | None = None
     server: ServerSettings
     evaluation: EvaluationSettings
     shards: PositiveInt
