@@ -9,6 +9,7 @@ import contextlib
 import functools
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ from clients.engine.choice import explain
 from clients.engine.cohort import Engine
 from clients.halves import HALVES, Control, HalfKind, build_half
 from clients.local_solver import LocalSolver
-from clients.replies import StackReply, SumReply, Terms, Trained
+from clients.replies import Part, StackReply, SumReply, Terms, Trained
 from clients.settings import ClientPart
 from clients.state.tables import Layout
 from clients.state.versions import ClientStates
@@ -75,6 +76,17 @@ RUNS_AT_ONCE = 4
 """Runs whose client state a host keeps in memory; one that is asked for again is read from its files."""
 
 
+@dataclass(frozen=True)
+class _Finished:
+    """What is left of clients that trained at once, once they are added to a reply."""
+
+    turns: NDArray[np.int64]
+    num_steps: NDArray[np.int64]
+    mean_losses: NDArray[np.float64]
+    fits: Mapping[str, NDArray[np.float64]]
+    part: Part
+
+
 class Host:
     """Speaks for the clients of one host of a simulation.
 
@@ -82,7 +94,7 @@ class Host:
         part: what the client side reads of the scenario.
         number: this host's number, from 0.
         num_hosts: how many hosts the simulation has.
-        threads: threads that torch uses while heads train and are evaluated.
+        threads: groups of clients that train side by side, and chunks of rows that are evaluated side by side.
     """
 
     def __init__(self, part: ClientPart, number: int, num_hosts: int, threads: int = 1) -> None:
@@ -290,7 +302,7 @@ class Host:
         stacked = request.reply == "stack"
         terms = Terms(self._solver(request), request.loss_power)
         reply = StackReply(len(index), shapes) if stacked else SumReply(request.sums, request.scalars, shapes, terms)
-        with torch_threads(self.threads):
+        with torch_threads(1):  # `self.threads` are side by side, each on one thread of torch
             per_client = self._train_clients(request, head, index, features, reply, control)
             out = reply.groups()
             if request.evaluate:
@@ -329,31 +341,51 @@ class Host:
         control: Control | None,
     ) -> dict[str, NDArray[Any]]:
         """Train the clients into the reply; return what is known of each."""
-        part, task = self.part, self._task(request.round_number)
-        adjust, start, targets = build_half(request.half), as_tensors(head), self._targets(request.round_number)
-        trained: Iterable[Trained]
-        if part.train.form == "loop":
-            names = [self.names[position] for position in index]
-            samples, keys = self._samples(index, features, targets), self.keys[index]
-            trained = train_one_by_one(task, start, samples, keys, names, adjust, control)
-        else:
-            mu = request.half.parameters.get("mu", 0.0)
-            trained = self._engine(features, targets).run(task, start, index, mu, control)
-        if self.attack is not None:
-            shapes = {name: value.shape for name, value in head.items()}
-            trained = self.attack.sent(trained, index, request.round_number, shapes)
+
+        def finish(clients: Trained) -> _Finished:
+            fits = {name: of(clients) for name, of in FITS.items()} if request.per_client else {}
+            return _Finished(clients.turns, clients.num_steps, clients.mean_losses, fits, reply.part(clients))
+
         steps, losses = np.zeros(len(index), dtype=np.int64), np.zeros(len(index))
         fits = {name: np.zeros(len(index)) for name in FITS} if request.per_client else {}
-        for clients in trained:
-            reply.add(clients)
+        for clients in self._finished(finish, request, head, index, features, control):
+            reply.add_part(clients.part)
             steps[clients.turns], losses[clients.turns] = clients.num_steps, clients.mean_losses
             for name, values in fits.items():
-                values[clients.turns] = FITS[name](clients)
+                values[clients.turns] = clients.fits[name]
         infinite = np.flatnonzero(~np.isfinite(losses))
         if len(infinite):  # the loss can pass what floats hold before the head does
+            task = self._task(request.round_number)
             raise diverged(task, self.names[index[infinite[0]]], int(steps[infinite[0]]))
         num_train = self.workspace.federation.train.counts[self.clients[index]]
         return {"index": index, "num_train": num_train, "steps": steps, "train_loss": losses, **fits}
+
+    def _finished(
+        self,
+        finish: Callable[[Trained], _Finished],
+        request: TrainRequest,
+        head: Arrays,
+        index: NDArray[np.int64],
+        features: NDArray[Any],
+        control: Control | None,
+    ) -> Iterable[_Finished]:
+        """Train the clients; call `finish` with those that trained at once, by the thread that did where that can be."""
+        task, start = self._task(request.round_number), as_tensors(head)
+        targets, mu = self._targets(request.round_number), request.half.parameters.get("mu", 0.0)
+        trained: Iterable[Trained]
+        if self.part.train.form == "loop":
+            names, adjust = [self.names[position] for position in index], build_half(request.half)
+            samples, keys = self._samples(index, features, targets), self.keys[index]
+            trained = train_one_by_one(task, start, samples, keys, names, adjust, control)
+        else:
+            engine = self._engine(features, targets)
+            if self.attack is None:
+                return engine.run_each(finish, task, start, index, mu, control, self.threads)
+            trained = engine.run(task, start, index, mu, control, self.threads)
+        if self.attack is not None:  # liars may agree with those of other groups
+            shapes = {name: value.shape for name, value in head.items()}
+            trained = self.attack.sent(trained, index, request.round_number, shapes)
+        return map(finish, trained)
 
     def _samples(
         self, index: NDArray[np.int64], features: NDArray[Any], targets: NDArray[Any]
@@ -396,8 +428,7 @@ class Host:
         started = time.perf_counter()
         features = self.features(request.weights_digest)
         head, index = self._head(groups, features), self._index(groups)
-        with torch_threads(self.threads):
-            metrics, per_client = self._evaluate(head, index, features)
+        metrics, per_client = self._evaluate(head, index, features)
         body = EvaluateReply(
             round_number=request.round_number,
             shard=request.shard,
@@ -412,7 +443,7 @@ class Host:
         """Return metric sums over the clients' validation parts, and each client's own loss and score."""
         federation = self.workspace.federation
         rows, owners = _joined(federation.validation, self.clients[index])
-        result = evaluate_rows(features, federation.samples.targets, rows, head, self.objective)
+        result = evaluate_rows(features, federation.samples.targets, rows, head, self.objective, self.threads)
         count = np.bincount(owners, minlength=len(index))
         some = np.maximum(count, 1)
         per_client = {

@@ -97,6 +97,10 @@ class Terms:
         return self.solver
 
 
+Part = tuple[dict[str, dict[str, NDArray[np.float64]]], dict[str, float]]
+"""What some clients add to a reply: sums, and scalars."""
+
+
 class SumReply:
     """Additive arrays and scalars over the clients, in float64; no client's head outlives its turn.
 
@@ -137,11 +141,23 @@ class SumReply:
 
     def add(self, trained: Trained) -> None:
         """Add some clients."""
+        self.add_part(self.part(trained))
+
+    def part(self, trained: Trained) -> Part:
+        """Return what some clients add; several threads may ask at once."""
+        return (
+            {name: SUMS[name](trained, self.terms) for name in self.totals},
+            {name: SCALARS[name](trained, self.terms) for name in self.numbers},
+        )
+
+    def add_part(self, part: Part) -> None:
+        """Add what `part` returned; the order of additions decides the last bits."""
+        sums, numbers = part
         for name, total in self.totals.items():
-            for part, value in SUMS[name](trained, self.terms).items():
-                total[part] += value
-        for name in self.numbers:
-            self.numbers[name] += SCALARS[name](trained, self.terms)
+            for parameter, value in sums[name].items():
+                total[parameter] += value
+        for name, number in numbers.items():
+            self.numbers[name] += number
 
     def groups(self) -> dict[str, dict[str, NDArray[Any]]]:
         """Return the arrays of the reply, rounded once to float32: the wire carries one head a sum."""
@@ -188,9 +204,17 @@ class StackReply:
 
     def add(self, trained: Trained) -> None:
         """Add some clients."""
+        self.add_part(self.part(trained))
+
+    def part(self, trained: Trained) -> Part:
+        """Put some clients in their places; several threads may do so at once, as they have others."""
         for name, value in trained.updates().items():
             self.stack[name][trained.turns] = value
         self.weights[trained.turns] = trained.num_samples
+        return {}, {}
+
+    def add_part(self, part: Part) -> None:
+        """Do nothing: the clients are in their places."""
 
     def groups(self) -> dict[str, dict[str, NDArray[Any]]]:
         """Return the arrays of the reply."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,9 +15,10 @@ from fedgraft.models.head_settings import HeadSettings
 from fedgraft.models.heads import as_tensors, forward
 from fedgraft.models.loss_settings import LossSettings
 from fedgraft.models.losses import Task, sample_losses, target_tensor, without_smoothing
+from fedgraft.threads import in_order
 
-ROWS_A_CHUNK = 65_536
-"""Rows whose features are in memory at once."""
+ROWS_A_CHUNK = 4096
+"""Rows whose features are in memory at once: of 1,280 float32 features 21 MB; 65,536 took no less time."""
 
 
 @dataclass(frozen=True)
@@ -50,25 +52,34 @@ def evaluate_rows(
     rows: NDArray[np.int64],
     parameters: Mapping[str, NDArray[Any]],
     objective: Objective,
+    threads: int = 1,
 ) -> Evaluated:
-    """Return the metrics of a head on the given rows of features `(num_samples, feature_dim)`."""
+    """Return the metrics of a head on the given rows of features `(num_samples, feature_dim)`.
+
+    Chunks of rows are evaluated side by side by some threads, on whose number no bit depends.
+    """
+    empty = {name: np.zeros(shape) for name, shape in metric_shapes(objective.task, objective.num_outputs).items()}
+    chunks = (rows[first : first + ROWS_A_CHUNK] for first in range(0, len(rows), ROWS_A_CHUNK))
+    jobs = (functools.partial(_evaluate_chunk, features, targets, chunk, parameters, objective) for chunk in chunks)
+    parts = [Evaluated(empty, np.zeros(0), np.zeros(0)), *in_order(jobs, threads)]
+    losses, scores = (np.concatenate([getattr(part, name) for part in parts]) for name in ("losses", "scores"))
+    return Evaluated(add_sums([part.sums for part in parts]), losses, scores)
+
+
+def _evaluate_chunk(
+    features: NDArray[Any],
+    targets: NDArray[Any],
+    rows: NDArray[np.int64],
+    parameters: Mapping[str, NDArray[Any]],
+    objective: Objective,
+) -> Evaluated:
     import torch
 
-    task, num_outputs = objective.task, objective.num_outputs
-    tensors = as_tensors(parameters)
-    reported = without_smoothing(objective.loss)
-    parts: list[Mapping[str, NDArray[Any]]] = [
-        {name: np.zeros(shape) for name, shape in metric_shapes(task, num_outputs).items()}
-    ]
-    losses, scores = np.zeros(len(rows)), np.zeros(len(rows))
+    task, actual, reported = objective.task, targets[rows], without_smoothing(objective.loss)
+    inputs = torch.from_numpy(np.asarray(features[rows], dtype=np.float32))
     with torch.inference_mode():
-        for first in range(0, len(rows), ROWS_A_CHUNK):
-            chunk = rows[first : first + ROWS_A_CHUNK]
-            actual = targets[chunk]
-            outputs = forward(objective.head, tensors, torch.from_numpy(np.asarray(features[chunk], dtype=np.float32)))
-            wanted = target_tensor(actual, task, reported, num_outputs)
-            chunk_losses = sample_losses(outputs, wanted, reported).numpy()
-            parts.append(metric_sums(outputs.numpy(), actual, chunk_losses, task))
-            losses[first : first + len(chunk)] = chunk_losses
-            scores[first : first + len(chunk)] = sample_scores(outputs.numpy(), actual, task)
-    return Evaluated(add_sums(parts), losses, scores)
+        outputs = forward(objective.head, as_tensors(parameters), inputs)
+        wanted = target_tensor(actual, task, reported, objective.num_outputs)
+        losses = sample_losses(outputs, wanted, reported).double().numpy()
+    values = outputs.numpy()
+    return Evaluated(metric_sums(values, actual, losses, task), losses, sample_scores(values, actual, task))

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 @contextlib.contextmanager
@@ -29,3 +34,32 @@ def numpy_threads(number: int) -> Iterator[None]:
 
     with threadpool_limits(limits=number, user_api="blas"):
         yield
+
+
+def in_order(jobs: Iterable[Callable[[], T]], number: int) -> Iterator[T]:
+    """Yield what jobs return, in their order; each runs on one torch thread, `number` of them side by side.
+
+    So no bit depends on the number of threads. When a job fails, those after it are not begun.
+    """
+    if number == 1:
+        for job in jobs:
+            with torch_threads(1):
+                done = job()
+            yield done
+        return
+    import torch
+
+    with (
+        torch_threads(1),
+        ThreadPoolExecutor(number, "training", initializer=torch.set_num_threads, initargs=(1,)) as pool,
+    ):
+        ahead: deque[Future[T]] = deque()
+        try:
+            for job in jobs:
+                ahead.append(pool.submit(job))
+                if len(ahead) > 2 * number:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)

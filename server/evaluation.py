@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from fedgraft.evaluation import Objective, evaluate_rows
 from fedgraft.metrics import Sums
-from fedgraft.threads import torch_threads
 from fedgraft.wire.records import Arrays
 from fedgraft.workspace import Workspace
 
@@ -26,5 +25,4 @@ class CentralTest:
         """Return metric sums of a head over the test part."""
         federation = self._workspace.federation
         features, targets = self._workspace.features, federation.samples.targets
-        with torch_threads(self._threads):
-            return evaluate_rows(features, targets, federation.test, head, self._objective).sums
+        return evaluate_rows(features, targets, federation.test, head, self._objective, self._threads).sums

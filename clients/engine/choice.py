@@ -44,6 +44,12 @@ CACHE_BYTES = 8 * 2**20
 FEW = 32
 """Clients below which the steps cost little more than their calls; so few share their steps with smaller ones."""
 
+SIDE_BY_SIDE = 8
+"""Groups that a bucket is cut into, so that threads have some each; a constant, since groups decide bits."""
+
+ENOUGH = 64
+"""Clients that a group keeps at least when it is cut for that: the steps of fewer cost little less than theirs."""
+
 FEW_RATIO = 2
 """Of the largest client's samples to the smallest's where few train at once."""
 
@@ -155,7 +161,8 @@ def groups(
             continue
         largest, form = int(bucket.sizes[0]), bucket.form
         room = at_once(bucket.form, largest, feature_dim, num_parameters, train)
-        parts = [rows[first : first + room] for first in range(0, len(rows), room)]
+        count = max(-(-len(rows) // room), min(SIDE_BY_SIDE, len(rows) // ENOUGH))
+        parts = np.array_split(rows, count)
         formed += [[(number, part)] for part in parts]
         count = len(parts[-1])
     return formed

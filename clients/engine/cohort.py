@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ from clients.engine.choice import Bucket, buckets, groups
 from clients.engine.dual import DualControl, DualResult, head_update, train_dual
 from clients.engine.fit import Fit, fit
 from clients.engine.primal import PrimalControl, PrimalResult, Stacked, stacked_forward, train_primal
-from clients.engine.tables import Table, Tables, joined
+from clients.engine.tables import Table, Tables
 from clients.halves import Control
 from clients.replies import Trained
 from clients.settings import Sgd
@@ -24,12 +24,12 @@ from clients.training import LocalTask, diverged
 from fedgraft.data.ragged import Ragged
 from fedgraft.evaluation import Objective
 from fedgraft.models.heads import forward, head_shapes
+from fedgraft.threads import in_order
 
 if TYPE_CHECKING:
     import torch
 
-ROWS_AT_ONCE = 4096
-"""Rows of features that one float32 product sums over; products are added in float64."""
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -63,11 +63,6 @@ class TrainedGroup:
     controlled: Controlled | None = None
 
     @property
-    def features(self) -> torch.Tensor:
-        """Their padded features, `(num_clients, n, D)`."""
-        return self.table.features
-
-    @property
     def losses_before(self) -> NDArray[np.float64]:
         """Mean loss of the received head over each client's training samples, `(num_clients,)`."""
         return self._before.losses
@@ -84,8 +79,11 @@ class TrainedGroup:
 
     @functools.cached_property
     def _before(self) -> Fit:
-        received = {name: value.expand(len(self.turns), *value.shape) for name, value in self.head.items()}
-        outputs = stacked_forward(self.objective.head, received, self.features) if self.start is None else self.start
+        outputs = self.start
+        if outputs is None:
+            features = self.table.features
+            flat = forward(self.objective.head, self.head, features.flatten(0, 1))
+            outputs = flat.view(*features.shape[:2], -1)
         return fit(outputs, self.table.targets, self.num_samples, self.objective)
 
     @functools.cached_property
@@ -95,7 +93,7 @@ class TrainedGroup:
 
         if isinstance(self.result, PrimalResult):
             own = {name: self.head[name] + value for name, value in self.result.update.items()}
-            outputs = stacked_forward(self.objective.head, own, self.features)
+            outputs = stacked_forward(self.objective.head, own, self.table.features)
         elif self.start is not None and self.table.gram is not None:
             scaled = self.result.scale[:, None, None] * self.start
             outputs = torch.baddbmm(scaled, self.table.gram, self.result.coefficients)
@@ -154,13 +152,8 @@ class TrainedGroup:
         """Return `sum_k factors_k coefficients_k^T X_k`, and with a bias what it gets by the constant feature."""
         import torch
 
-        rows = (coefficients * factors.to(self.features.dtype)[:, None, None]).flatten(0, 1)
-        flat = self.features.flatten(0, 1)
-        total = torch.zeros((rows.shape[1], flat.shape[1]), dtype=torch.float64)
-        for first in range(0, len(rows), ROWS_AT_ONCE):
-            some = slice(first, first + ROWS_AT_ONCE)
-            total += (rows[some].T @ flat[some]).double()
-        sums = {"weight": total.numpy()}
+        rows = self.table.packed(coefficients * factors.to(coefficients.dtype)[:, None, None])
+        sums = {"weight": self.table.rows.weighted_sum(self.table.samples, rows).numpy()}
         return sums | {"bias": rows.sum(0, dtype=torch.float64).numpy()} if "bias" in self.head else sums
 
     def updates(self) -> dict[str, NDArray[np.float32]]:
@@ -172,7 +165,7 @@ class TrainedGroup:
         if not isinstance(self.result, DualResult):
             raise TypeError("a primal result holds its updates")
         shared = None if self.controlled is None else self.controlled.shared
-        return head_update(self.result, self.features, self.head, shared)
+        return head_update(self.result, self.table.features, self.head, shared)
 
 
 def _weighted(stacked: Stacked, factors: torch.Tensor) -> dict[str, NDArray[np.float64]]:
@@ -182,10 +175,10 @@ def _weighted(stacked: Stacked, factors: torch.Tensor) -> dict[str, NDArray[np.f
 
 
 class Engine:
-    """The heads of a host's clients; buckets, features and Gram matrices stay between rounds.
+    """The heads of a host's clients; buckets and Gram matrices stay between rounds.
 
     Args:
-        features: `(num_samples, D)` of all samples; memory-mapped, read once a client.
+        features: `(num_samples, D)` of all samples; memory-mapped or not, read in place twice a round.
         targets: of all samples.
         train: each client's training samples, by the federation's positions.
         clients: `(num_clients,)` positions of the host's clients among the federation's.
@@ -244,51 +237,76 @@ class Engine:
         index: NDArray[np.int64],
         mu: float = 0.0,
         control: Control | None = None,
+        threads: int = 1,
     ) -> Iterator[Trained]:
-        """Train the clients at `index`, ascending positions among the host's; yield those that trained at once.
+        """Do what `run_each` does, and yield each group itself."""
+        return self.run_each(lambda trained: trained, task, head, index, mu, control, threads)
 
-        Clients without samples are not trained and not yielded.
+    def run_each(
+        self,
+        each: Callable[[Trained], T],
+        task: LocalTask,
+        head: Mapping[str, torch.Tensor],
+        index: NDArray[np.int64],
+        mu: float = 0.0,
+        control: Control | None = None,
+        threads: int = 1,
+    ) -> Iterator[T]:
+        """Train the clients at `index`, ascending positions among the host's, in groups of those that train at once.
+
+        Clients without samples are not trained. What is yielded is the same to the last bit whatever `threads` is:
+        groups are made of shapes alone, each is trained by one thread, and they come in order.
 
         Args:
+            each: called with each group, by the thread that trained it; what it returns is yielded.
             task: the round's.
             head: the head that was received.
             index: which clients.
             mu: weight of the proximal term; 0: none.
             control: control variates; those of the clients that train are written anew.
+            threads: groups that train side by side.
 
         Raises:
             TrainingError: a client's head is not finite after its training.
         """
         turns = np.full(len(self._clients), -1, dtype=np.int64)
         turns[index] = np.arange(len(index))
+
+        def train(group: list[tuple[int, Bucket, NDArray[np.int64]]]) -> T:
+            clients = np.concatenate([bucket.clients[rows] for _, bucket, rows in group])
+            table = self._tables.of(group)
+            return each(self._train_group(task, clients, table, head, turns[clients], mu, control))
+
+        return in_order((functools.partial(train, group) for group in self._groups(turns, task)), threads)
+
+    def _groups(
+        self, turns: NDArray[np.int64], task: LocalTask
+    ) -> Iterator[list[tuple[int, Bucket, NDArray[np.int64]]]]:
+        """Yield who trains at once: rows of buckets, each with its number; of all clients with a turn, not -1."""
         first = 0
         for found in self._by_shard:
             chosen = [np.flatnonzero(turns[bucket.clients] >= 0) for bucket in found]
             for group in groups(found, chosen, self._features.shape[1], self._num_parameters, task.train):
-                clients = np.concatenate([found[number].clients[rows] for number, rows in group])
-                sizes = np.concatenate([found[number].sizes[rows] for number, rows in group])
-                table = joined([self._tables.of(first + number, found[number], rows) for number, rows in group])
-                yield self._train_group(task, clients, sizes, table, head, turns[clients], mu, control)
+                yield [(first + number, found[number], rows) for number, rows in group]
             first += len(found)
 
     def _train_group(
         self,
         task: LocalTask,
         clients: NDArray[np.int64],
-        sizes: NDArray[np.int64],
         table: Table,
         head: Mapping[str, torch.Tensor],
         turns: NDArray[np.int64],
         mu: float,
         control: Control | None,
     ) -> TrainedGroup:
-        train = task.train
+        train, sizes = task.train, table.sizes
         steps = plan_steps(train, task.seed, task.round_number, self._keys[clients], sizes)
         result: DualResult | PrimalResult
         start: torch.Tensor | None = None
         dual_control: DualControl | None = None
         if table.gram is not None and isinstance(train.optimizer, Sgd):
-            start, dual_control = _outputs(task, head, table.features, clients, control)
+            start, dual_control = _outputs(table, head, clients, control)
             result = train_dual(
                 table.gram,
                 start,
@@ -336,21 +354,20 @@ class Engine:
 
 
 def _outputs(
-    task: LocalTask,
-    head: Mapping[str, torch.Tensor],
-    features: torch.Tensor,
-    clients: NDArray[np.int64],
-    control: Control | None,
+    table: Table, head: Mapping[str, torch.Tensor], clients: NDArray[np.int64], control: Control | None
 ) -> tuple[torch.Tensor, DualControl | None]:
     """Return a linear head's outputs, `(num_clients, n, C)`, and control variates; one product for both."""
     import torch
 
+    both = dict(head)
+    if control is not None:
+        both = {name: torch.cat([value, control.shared[name]]) for name, value in head.items()}
+    outputs = table.padded(table.rows.outputs(table.samples, both["weight"], both.get("bias")))
     if control is None:
-        return forward(task.objective.head, head, features), None
-    both = {name: torch.cat([value, control.shared[name]]) for name, value in head.items()}
-    start, outputs = forward(task.objective.head, both, features).chunk(2, dim=2)
-    own = torch.from_numpy(control.own.coefficients(clients, features.shape[1]))
-    return start.contiguous(), DualControl(outputs, own)
+        return outputs, None
+    start, shared = outputs.chunk(2, dim=2)
+    own = torch.from_numpy(control.own.coefficients(clients, table.targets.shape[1]))
+    return start.contiguous(), DualControl(shared, own)
 
 
 def _tensors(stacked: Mapping[str, NDArray[Any]]) -> Stacked:

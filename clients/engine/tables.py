@@ -1,16 +1,18 @@
-"""The samples of a host's clients as padded tables: read when a client first trains, kept while there is room."""
+"""What the engine reads of a host's clients: where their features stand, targets, and Gram matrices kept in memory."""
 
 from __future__ import annotations
 
-import mmap
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clients.engine.choice import Bucket
+from clients.engine.feature_rows import FeatureRows
 from fedgraft.data.ragged import Ragged
 from fedgraft.evaluation import Objective
 from fedgraft.models.losses import target_tensor
@@ -19,54 +21,74 @@ if TYPE_CHECKING:
     import torch
 
 LARGEST_KEPT_BYTES = 4 * 2**30
-"""Features and Gram matrices that a host keeps between rounds; what is beyond is read anew in each."""
-
-ROWS_AT_ONCE = 4096
-"""Rows of features that are read and converted at once."""
+"""Targets and Gram matrices that a host keeps between rounds; what is beyond is computed anew in each."""
 
 
 @dataclass(frozen=True)
-class Table:
-    """Some clients' samples: features `(num_clients, n, D)` and targets, padded with zeros; Gram matrices if dual."""
+class Kept:
+    """What is kept of some clients, padded with zeros: targets `(num_clients, n)` or `(num_clients, n, C)`, Grams."""
 
-    features: torch.Tensor
     targets: torch.Tensor
     gram: torch.Tensor | None
 
-    def of(self, rows: NDArray[np.int64]) -> Table:
+    def of(self, rows: NDArray[np.int64]) -> Kept:
         """Return some of the clients, in ascending order; neighbours without a copy."""
         import torch
 
         neighbours = len(rows) > 0 and rows[-1] - rows[0] + 1 == len(rows)
         chosen: Any = slice(int(rows[0]), int(rows[-1]) + 1) if neighbours else torch.from_numpy(rows)
-        gram = None if self.gram is None else self.gram[chosen]
-        return Table(self.features[chosen], self.targets[chosen], gram)
+        return Kept(self.targets[chosen], None if self.gram is None else self.gram[chosen])
 
 
-def joined(tables: Sequence[Table]) -> Table:
-    """Return the clients of several tables one after another, padded to the longest."""
-    import torch
+@dataclass(frozen=True)
+class Table:
+    """Some clients that train at once.
 
-    if len(tables) == 1:
-        return tables[0]
-    longest = max(table.features.shape[1] for table in tables)
+    Attributes:
+        sizes: `(num_clients,)` training samples.
+        samples: `(sum of sizes,)` which rows of the features are theirs, client after client.
+        rows: the features.
+        targets: `(num_clients, n)` or `(num_clients, n, C)`, padded with zeros.
+        gram: `(num_clients, n, n)`, padded with zeros, if they train in the dual form.
+    """
 
-    def longer(value: torch.Tensor, *dimensions: int) -> torch.Tensor:
-        padding = [0, 0] * value.dim()
-        for dimension in dimensions:
-            padding[2 * (value.dim() - dimension) - 1] = longest - value.shape[dimension]
-        return torch.nn.functional.pad(value, padding)
+    sizes: NDArray[np.int64]
+    samples: NDArray[np.int64]
+    rows: FeatureRows
+    targets: torch.Tensor
+    gram: torch.Tensor | None
 
-    grams = [longer(table.gram, 1, 2) for table in tables if table.gram is not None]
-    return Table(
-        torch.cat([longer(table.features, 1) for table in tables]),
-        torch.cat([longer(table.targets, 1) for table in tables]),
-        torch.cat(grams) if grams else None,
-    )
+    @cached_property
+    def features(self) -> torch.Tensor:
+        """Features `(num_clients, n, D)`, padded with zeros; not to be written."""
+        return self.padded(self.rows.of(self.samples))
+
+    def padded(self, values: torch.Tensor) -> torch.Tensor:
+        """Return values of all samples, client after client, `(sum of sizes, W)`, as `(num_clients, n, W)`."""
+        shape = (*self.targets.shape[:2], values.shape[1])
+        if self._real is None:
+            return values.view(shape)
+        padded = values.new_zeros((shape[0] * shape[1], shape[2]))
+        return padded.index_copy_(0, self._real, values).view(shape)
+
+    def packed(self, values: torch.Tensor) -> torch.Tensor:
+        """Return the reverse of `padded`."""
+        flat = values.flatten(0, 1)
+        return flat if self._real is None else flat.index_select(0, self._real)
+
+    @cached_property
+    def _real(self) -> torch.Tensor | None:
+        """Places of samples among all places; None if every place has one."""
+        import torch
+
+        count, longest = self.targets.shape[:2]
+        if len(self.samples) == count * longest:
+            return None
+        return torch.from_numpy(np.flatnonzero(np.arange(longest) < self.sizes[:, None]))
 
 
 class Tables:
-    """The tables of all buckets of a host.
+    """The tables of all buckets of a host; threads may ask at once for clients that are others.
 
     Args:
         features: `(num_samples, D)` of all samples.
@@ -86,82 +108,102 @@ class Tables:
         objective: Objective,
         dtype: torch.dtype,
     ) -> None:
-        self._features, self._targets, self._train, self._clients = features, targets, train, clients
+        self._rows = FeatureRows(features, dtype)
+        self._targets, self._train, self._clients = targets, train, clients
         self._objective, self._dtype = objective, dtype
-        self._kept: dict[int, tuple[Table, NDArray[np.bool_]]] = {}
+        self._kept: dict[int, tuple[Kept, NDArray[np.bool_]]] = {}
         self._room = LARGEST_KEPT_BYTES
+        self._lock = threading.Lock()
 
-    def of(self, number: int, bucket: Bucket, rows: NDArray[np.int64]) -> Table:
-        """Return the samples of the clients in some rows, ascending, of bucket `number`; read what was not kept."""
+    def of(self, group: Sequence[tuple[int, Bucket, NDArray[np.int64]]]) -> Table:
+        """Return the table of the clients in some rows, ascending, of some buckets, each with its number."""
+        sizes = np.concatenate([bucket.sizes[rows] for _, bucket, rows in group])
+        samples = [self._samples(bucket, rows) for _, bucket, rows in group]
+        kept = _joined([part for number, bucket, rows in group for part in self._parts(number, bucket, rows)])
+        return Table(sizes, np.concatenate(samples), self._rows, kept.targets, kept.gram)
+
+    def _parts(self, number: int, bucket: Bucket, rows: NDArray[np.int64]) -> list[Kept]:
+        """Return what is kept of some clients, read now if it was not, and what is not kept."""
         kept, filled = self._shelf(number, bucket)
         inside, outside = rows[rows < len(filled)], rows[rows >= len(filled)]
         missing = inside[~filled[inside]]
-        self._fill(kept, missing, bucket, missing)
-        filled[missing] = True
-        tables = [kept.of(inside)] if len(inside) else []
+        if len(missing):
+            self._fill(kept, missing, bucket, missing)
+            filled[missing] = True
+        parts = [kept.of(inside)] if len(inside) else []
         if len(outside):
             fresh = self._empty(bucket, len(outside))
             self._fill(fresh, np.arange(len(outside)), bucket, outside)
-            tables.append(fresh)
-        return joined(tables)
+            parts.append(fresh)
+        return parts
 
-    def _shelf(self, number: int, bucket: Bucket) -> tuple[Table, NDArray[np.bool_]]:
+    def _samples(self, bucket: Bucket, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the samples of the clients in some rows of a bucket, client after client."""
+        sizes = bucket.sizes[rows]
+        starts = self._train.offsets[self._clients[bucket.clients[rows]]]
+        within = np.arange(int(sizes.sum())) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        samples: NDArray[np.int64] = self._train.indices[np.repeat(starts, sizes) + within]
+        return samples
+
+    def _shelf(self, number: int, bucket: Bucket) -> tuple[Kept, NDArray[np.bool_]]:
         """Return what is kept of a bucket: as many of its first clients as there was room for, and which are read."""
-        if number not in self._kept:
-            one = self._empty(bucket, 1)
-            size = sum(value.nbytes for value in (one.features, one.targets, one.gram) if value is not None)
-            count = min(len(bucket.clients), self._room // size)
-            self._room -= count * size
-            self._kept[number] = self._empty(bucket, count), np.zeros(count, dtype=np.bool_)
-        return self._kept[number]
+        with self._lock:
+            if number not in self._kept:
+                one = self._empty(bucket, 1)
+                size = sum(value.nbytes for value in (one.targets, one.gram) if value is not None)
+                count = min(len(bucket.clients), self._room // size)
+                self._room -= count * size
+                self._kept[number] = self._empty(bucket, count), np.zeros(count, dtype=np.bool_)
+            return self._kept[number]
 
-    def _empty(self, bucket: Bucket, count: int) -> Table:
-        """Return a table whose memory the system gives as it is filled; zeros would be written at once."""
+    def _empty(self, bucket: Bucket, count: int) -> Kept:
+        """Return room for some clients; the system gives the memory as it is filled, zeros would take it at once."""
         import torch
 
         longest, objective = int(bucket.sizes[0]), self._objective
         kind = target_tensor(self._targets[:0], objective.task, objective.loss, objective.num_outputs)
         dtype = self._dtype if kind.is_floating_point() else kind.dtype
         dual = bucket.form == "dual"
-        return Table(
-            torch.empty((count, longest, self._features.shape[1]), dtype=self._dtype),
+        return Kept(
             torch.empty((count, longest, *kind.shape[1:]), dtype=dtype),
             torch.empty((count, longest, longest), dtype=self._dtype) if dual else None,
         )
 
-    def _fill(self, table: Table, places: NDArray[np.int64], bucket: Bucket, rows: NDArray[np.int64]) -> None:
-        """Read the samples of the clients in some rows of a bucket into places of a table."""
+    def _fill(self, kept: Kept, places: NDArray[np.int64], bucket: Bucket, rows: NDArray[np.int64]) -> None:
+        """Read the targets of the clients in some rows of a bucket into places, and compute their Gram matrices."""
         import torch
 
-        if not len(rows):
-            return
-        objective, longest = self._objective, table.features.shape[1]
-        within = np.arange(longest)
-        real = within < bucket.sizes[rows][:, None]
-        starts = self._train.offsets[self._clients[bucket.clients[rows]]]
-        samples = self._train.indices[(starts[:, None] + within)[real]]
-        to = (places[:, None] * longest + within)[real]
-        padding = torch.from_numpy((places[:, None] * longest + within)[~real])
-        flat_features, flat_targets = table.features.flatten(0, 1), table.targets.flatten(0, 1)
-        for value in (flat_features, flat_targets):
-            value.index_fill_(0, padding, 0)
-        for first in range(0, len(samples), ROWS_AT_ONCE):
-            some = slice(first, first + ROWS_AT_ONCE)
-            read = torch.from_numpy(np.asarray(self._features[samples[some]])).to(self._dtype)
-            flat_features.index_copy_(0, torch.from_numpy(to[some]), read)
-        self._let_pages_go()
+        objective, longest = self._objective, kept.targets.shape[1]
+        within, sizes = np.arange(longest), bucket.sizes[rows]
+        real, at = within < sizes[:, None], places[:, None] * longest + within
+        samples = self._samples(bucket, rows)
         own = target_tensor(self._targets[samples], objective.task, objective.loss, objective.num_outputs)
-        flat_targets.index_copy_(0, torch.from_numpy(to), own.to(flat_targets.dtype))
-        if table.gram is None:
+        flat = kept.targets.flatten(0, 1)
+        flat.index_fill_(0, torch.from_numpy(at[~real]), 0)
+        flat.index_copy_(0, torch.from_numpy(at[real]), own.to(flat.dtype))
+        if kept.gram is None:
             return
         one = 1.0 if getattr(objective.head, "bias", False) else 0.0
-        for place, size in zip(places.tolist(), bucket.sizes[rows].tolist(), strict=True):
-            own, gram = table.features[place, :size], table.gram[place].zero_()
-            torch.mm(own, own.T, out=gram[:size, :size]).add_(one)
+        first = 0
+        for place, size in zip(places.tolist(), sizes.tolist(), strict=True):
+            features, gram = self._rows.of(samples[first : first + size]), kept.gram[place].zero_()
+            torch.mm(features, features.T, out=gram[:size, :size]).add_(one)
+            first += size
 
-    def _let_pages_go(self) -> None:
-        """Drop the pages of the file that were read: they stand in tables now, and would count twice."""
-        if isinstance(self._features, np.memmap) and self._features.mode == "r" and hasattr(mmap, "MADV_DONTNEED"):
-            mapped = getattr(self._features, "_mmap", None)  # NumPy has no other way to the map
-            if isinstance(mapped, mmap.mmap):
-                mapped.madvise(mmap.MADV_DONTNEED)
+
+def _joined(parts: Sequence[Kept]) -> Kept:
+    """Return the clients of several parts one after another, padded to the longest."""
+    import torch
+
+    if len(parts) == 1:
+        return parts[0]
+    longest = max(part.targets.shape[1] for part in parts)
+
+    def longer(value: torch.Tensor, *dimensions: int) -> torch.Tensor:
+        padding = [0, 0] * value.dim()
+        for dimension in dimensions:
+            padding[2 * (value.dim() - dimension) - 1] = longest - value.shape[dimension]
+        return torch.nn.functional.pad(value, padding)
+
+    grams = [longer(part.gram, 1, 2) for part in parts if part.gram is not None]
+    return Kept(torch.cat([longer(part.targets, 1) for part in parts]), torch.cat(grams) if grams else None)

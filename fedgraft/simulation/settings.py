@@ -15,7 +15,7 @@ class InlineRuntime(Settings):
     name: Literal["inline"] = "inline"
     """Server and clients in one process, without Ray; starts at once."""
     threads: PositiveInt = 1
-    """Threads that torch uses while heads train; bits are promised for equal numbers of threads."""
+    """Groups of clients that train side by side, each on one thread: no bit of a trained head depends on it."""
 
 
 class FlowerRuntime(Settings):
@@ -28,7 +28,7 @@ class FlowerRuntime(Settings):
     cpus_per_host: PositiveFloat = 1.0
     """Processor cores that Ray sets aside for each host."""
     threads: PositiveInt = 1
-    """Threads that torch uses in each host while heads train."""
+    """Groups of clients that train side by side in each host, each on one thread."""
 
 
 RuntimeSettings = Annotated[InlineRuntime | FlowerRuntime, Field(discriminator="name"), BeforeValidator(named)]

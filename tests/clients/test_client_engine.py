@@ -404,6 +404,35 @@ def test_what_is_not_kept_is_read_again(form: Any, room: int, monkeypatch: pytes
         same(by_engine(case, [0, 4, 5], engine=engine), part, 1e-14)
 
 
+@pytest.mark.parametrize("form", ["dual", "primal"])
+def test_no_bit_depends_on_the_number_of_threads(form: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choice, "ENOUGH", 3)
+    case = Case(RAGGED.sizes * 12, TrainSettings(local_epochs=2, optimizer=Sgd(momentum=0.5), form=form))
+
+    def trained(threads: int) -> list[Trained]:
+        start, engine = case.start(torch.float32), case.engine(torch.float32)
+        return list(engine.run_each(lambda clients: clients, case.local_task, start, np.arange(120), threads=threads))
+
+    alone = trained(1)
+    assert len(alone) > 8
+    for threads in (2, 5):
+        many = trained(threads)
+        assert [clients.turns.tolist() for clients in many] == [clients.turns.tolist() for clients in alone]
+        same(gathered(many), gathered(alone), 0.0)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_the_first_client_that_diverges_is_named_whoever_is_first(
+    threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(choice, "ENOUGH", 2)
+    train_settings = TrainSettings(local_epochs=60, optimizer=Sgd(learning_rate=1e30))
+    case = Case((12,) * 12, train_settings, loss=SquaredLoss())
+    start, engine = case.start(torch.float32), case.engine(torch.float32)
+    with pytest.raises(TrainingError, match=r"client 'client-0' is not finite after 120 local steps"):
+        list(engine.run_each(lambda clients: clients, case.local_task, start, np.arange(12), threads=threads))
+
+
 def test_the_first_client_that_diverges_is_named() -> None:
     train_settings = TrainSettings(local_epochs=60, optimizer=Sgd(learning_rate=1e30))
     case = Case((3, 0, 12, 12), train_settings, loss=SquaredLoss(), round_number=4)
