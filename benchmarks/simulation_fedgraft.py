@@ -14,14 +14,15 @@ import fedgraft
 
 
 def write_source(work: Work) -> Path:
-    """Write the samples as an `arrays` source reads them; return its path."""
-    folder = Path(work.folder)
-    path = folder / "arrays.npz"
-    if not path.exists():
+    """Write the samples as an `arrays` source maps them; return the path of the folder."""
+    source, folder = Path(work.folder), Path(work.folder) / "arrays"
+    if not folder.exists():
+        folder.mkdir()
         names = [client_name(number, work.clients) for number in range(work.clients)]
-        columns = {"labels": np.load(folder / "labels.npy"), "client": np.repeat(names, work.samples)}
-        np.savez(path, features=np.load(folder / "features.npy", mmap_mode="r"), **columns)
-    return path
+        np.save(folder / "client.npy", np.repeat(names, work.samples))
+        for name in ("features.npy", "labels.npy"):
+            (folder / name).hardlink_to(source / name)
+    return folder
 
 
 def scenario(work: Work, runtime: dict[str, Any]) -> dict[str, Any]:

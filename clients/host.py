@@ -369,7 +369,7 @@ class Host:
         features: NDArray[Any],
         control: Control | None,
     ) -> Iterable[_Finished]:
-        """Train the clients; call `finish` with those that trained at once, by the thread that did where that can be."""
+        """Train the clients; call `finish` with those that trained at once, in the thread that did if it can."""
         task, start = self._task(request.round_number), as_tensors(head)
         targets, mu = self._targets(request.round_number), request.half.parameters.get("mu", 0.0)
         trained: Iterable[Trained]

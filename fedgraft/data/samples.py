@@ -34,8 +34,8 @@ class Inputs(Protocol):
     def images(self, indices: Indices) -> Images:
         """Read the images at `indices`, and no others."""
 
-    def features(self) -> NDArray[np.float32]:
-        """Return all feature vectors, `(num_samples, num_features)`."""
+    def features(self) -> AnyArray:
+        """Return all feature vectors, `(num_samples, num_features)`, float32 or float16."""
 
     def digests(self) -> NDArray[np.uint8]:
         """Return a digest of each input's content, `(num_samples, 16)`."""
@@ -79,8 +79,8 @@ class Samples:
             raise DataError("this source gives features, not images; use the backbone 'identity'")
         return self.inputs.images(np.asarray(indices, dtype=np.int64))
 
-    def features(self) -> NDArray[np.float32]:
-        """Return the source's own feature vectors, `(num_samples, num_features)`."""
+    def features(self) -> AnyArray:
+        """Return the source's own feature vectors, `(num_samples, num_features)`, float32 or float16."""
         if self.kind != "features":
             raise DataError("this source gives images, not features; use a backbone other than 'identity'")
         return self.inputs.features()

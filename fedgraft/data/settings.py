@@ -84,16 +84,17 @@ class CsvSettings(Settings):
 
 
 class ArraysSettings(Settings):
-    """One .npz file: `images` or `features`, `labels`, and optionally `client`, `group`, `ids`, more.
+    """Arrays `images` or `features`, `labels`, and optionally `client`, `group`, `ids`, more, by name.
 
     Images are uint8 of `(N, H, W)` or `(N, H, W, 1 or 3)`, features floats of `(N, D)`. `label_names` names the
-    classes, `is_test` marks an official test part.
+    classes, `is_test` marks an official test part. Features in a folder are mapped as they are, float32 or float16, and
+    read where and when they are used: they may be larger than memory.
     """
 
     name: Literal["arrays"] = "arrays"
     """Which source."""
     path: LocalPath
-    """The .npz file, as `numpy.savez` writes it."""
+    """One .npz file, as `numpy.savez` writes it, or a folder of .npy files, such as `features.npy`."""
     task: Task = "classes"
     """`labels` of (N,) integers from 0, of (N, L) zeros and ones, or of (N,) or (N, T) real numbers."""
 

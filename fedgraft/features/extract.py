@@ -48,7 +48,7 @@ def features_of(
     everything imports neither torch nor timm.
 
     Args:
-        samples: whose; with the backbone `identity` their own features are returned as they are, float32.
+        samples: whose; with the backbone `identity` their own features are returned as they are.
         backbone: which backbone, up to which cut.
         settings: dtype and batch size.
         store: by default this machine's own.

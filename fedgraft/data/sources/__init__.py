@@ -14,7 +14,7 @@ _MODULES = {
     "digits": ("digits", "1,797 handwritten digits of 8 x 8 pixels that scikit-learn carries"),
     "folder": ("folder", "one sub-folder of images a class, optionally under one folder a site"),
     "csv": ("table", "a table of image paths and labels, with optional client, group and id columns"),
-    "arrays": ("arrays", "one .npz file of images or features with labels"),
+    "arrays": ("arrays", "one .npz file, or a folder of mapped .npy files, of images or features with labels"),
     "torchvision:<Dataset>": ("torchvision_datasets", "any classification data set of torchvision.datasets"),
 }
 

@@ -1,9 +1,8 @@
-"""One .npz file: images or features, labels, and optional columns; pickled objects are refused."""
+"""One .npz file or folder of .npy files: images or features, labels, and optional columns."""
 
 from __future__ import annotations
 
 import threading
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,50 +15,19 @@ from fedgraft.data import cache
 from fedgraft.data.labels import classes, ordered
 from fedgraft.data.samples import Indices, Names, Samples, Targets, content_digests, numbered
 from fedgraft.data.settings import ArraysSettings
+from fedgraft.data.sources.array_files import ArrayFiles, array_files
 from fedgraft.errors import DataError, listed, nearest
 
 _KNOWN = ("images", "features", "labels", "label_names", "client", "group", "ids", "is_test")
 _MAX_CLASSES = 100_000  # without label_names, a larger number is taken for a slip (an id in place of a class)
-
-
-@dataclass(frozen=True)
-class _File:
-    """An .npz whose members are read one by one."""
-
-    path: Path
-
-    def names(self) -> tuple[str, ...]:
-        try:
-            with self.path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-                return tuple(stored.files)
-        except FileNotFoundError as error:
-            siblings = [e.name for e in self.path.parent.iterdir()] if self.path.parent.is_dir() else []
-            near = nearest(self.path.name, siblings)
-            raise DataError(f"the .npz file {self.path} does not exist{near}") from error
-        except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
-            raise DataError(
-                f"{self.path} is no .npz file of plain arrays ({error}); write it with numpy.savez(path, images=..., "
-                "labels=...)"
-            ) from error
-
-    def read(self, name: str) -> cache.AnyArray:
-        try:
-            with self.path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-                return np.asarray(stored[name])
-        except ValueError as error:
-            raise DataError(
-                f"{self.path}: the array '{name}' holds pickled objects, which are refused as they can run code; "
-                "save it as plain numbers or texts (numpy.asarray(values, dtype=str) for texts)"
-            ) from error
-        except (OSError, EOFError, zipfile.BadZipFile) as error:
-            raise DataError(f"{self.path}: the array '{name}' is damaged ({error}); write the file again") from error
+_ROWS_A_CHUNK = 4096
 
 
 @dataclass(eq=False)
 class _Arrays:
-    """Inputs of an .npz, read whole at the first use."""
+    """Inputs of an .npz, read whole at the first use, or of a folder, mapped."""
 
-    file: _File
+    file: ArrayFiles
     kind: Literal["images", "features"]
     content: NDArray[np.uint8]
     _read: cache.AnyArray | None = field(default=None, repr=False)
@@ -76,8 +44,8 @@ class _Arrays:
         chosen = self._whole()[indices]
         return np.repeat(chosen, 3, axis=-1) if chosen.shape[-1] == 1 else chosen
 
-    def features(self) -> NDArray[np.float32]:
-        """Return `(N, D)`."""
+    def features(self) -> cache.AnyArray:
+        """Return `(N, D)`; float32, or as the mapped file has them."""
         return self._whole()
 
     def digests(self) -> NDArray[np.uint8]:
@@ -85,8 +53,8 @@ class _Arrays:
         return self.content
 
 
-def _checked_inputs(file: _File, kind: str) -> cache.AnyArray:
-    """Return images `(N, H, W, 1 or 3)` uint8, or finite features `(N, D)` float32."""
+def _checked_inputs(file: ArrayFiles, kind: str) -> cache.AnyArray:
+    """Return images `(N, H, W, 1 or 3)` uint8, or finite features `(N, D)`: float32, or mapped as they are."""
     values = file.read(kind)
     came = f"{file.path}: '{kind}' is {values.dtype} of shape {values.shape}"
     if kind == "images":
@@ -99,38 +67,59 @@ def _checked_inputs(file: _File, kind: str) -> cache.AnyArray:
         return values
     if values.ndim != 2 or values.shape[1] == 0 or values.dtype.kind not in "fiu":
         raise DataError(f"{came}; features must be numbers of shape (N, D)")
-    with np.errstate(over="ignore"):
-        values = values.astype(np.float32)
-    bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
+    if not file.is_mapped:
+        with np.errstate(over="ignore"):
+            return values.astype(np.float32)
+    if values.dtype not in (np.float16, np.float32) or not values.flags.c_contiguous:
+        order = "" if values.flags.c_contiguous else " in Fortran's order"
+        raise DataError(
+            f"{came}{order}; features of a folder are mapped as they are, so they must be float32 or float16 in C's "
+            "order: numpy.save(path, numpy.ascontiguousarray(features, dtype=numpy.float32))"
+        )
+    return values
+
+
+def _check_finite(file: ArrayFiles, kind: str, values: cache.AnyArray) -> None:
+    """Refuse features that are not finite; by chunks, since they may be larger than memory."""
+    if kind == "images":
+        return
+    chunks = (values[first : first + _ROWS_A_CHUNK] for first in range(0, len(values), _ROWS_A_CHUNK))
+    finite = [np.isfinite(chunk).all(axis=1) for chunk in chunks]
+    bad = np.flatnonzero(~np.concatenate(finite)) if finite else np.zeros(0, dtype=np.int64)
     if len(bad):
         raise DataError(
             f"{file.path}: {len(bad)} of {len(values)} rows of 'features' have NaN, infinite or too large values "
             f"(rows {listed((str(row) for row in bad), 5)}); mend them or leave them out"
         )
-    return values
+
+
+def _digests(file: ArrayFiles, kind: str) -> dict[str, cache.AnyArray]:
+    values = _checked_inputs(file, kind)
+    _check_finite(file, kind, values)
+    return {"digests": content_digests(values)}
 
 
 def load(settings: ArraysSettings, seed: int) -> Samples:
-    """Return the samples of an .npz file, in its order. `seed` is not used.
+    """Return the samples of an .npz file or a folder of .npy files, in their order. `seed` is not used.
 
     Raises:
         DataError: the file is missing, damaged or pickled, or an array's type, shape or values make no sense.
     """
-    file = _File(Path(settings.path).expanduser())
+    file = array_files(Path(settings.path).expanduser())
     members = file.names()
     kinds = [name for name in ("images", "features") if name in members]
     if len(kinds) != 1 or "labels" not in members:
         missing = nearest("labels", members) if "labels" not in members else ""
         raise DataError(
-            f"{file.path} must hold 'labels' and either 'images' or 'features'; it has {listed(members)}{missing}"
+            f"{file.path} must hold 'labels' and either 'images' or 'features'; "
+            f"it has {listed(members) or 'none'}{missing}"
         )
     kind: Literal["images", "features"] = "images" if kinds == ["images"] else "features"
-    state = file.path.stat()
     kept = cache.remembered(
         "sources",
         cache.digest_of("arrays-1", str(file.path.resolve()), kind),
-        f"{state.st_size}-{state.st_mtime_ns}",
-        lambda: {"digests": content_digests(_checked_inputs(file, kind))},
+        file.stamp(kind),
+        lambda: _digests(file, kind),
     )
     inputs = _Arrays(file, kind, kept["digests"])
     count = len(inputs.content)
@@ -151,14 +140,14 @@ def load(settings: ArraysSettings, seed: int) -> Samples:
     )
 
 
-def _sized(file: _File, name: str, count: int) -> cache.AnyArray:
+def _sized(file: ArrayFiles, name: str, count: int) -> cache.AnyArray:
     values = file.read(name)
     if values.ndim == 0 or len(values) != count:
         raise DataError(f"{file.path}: '{name}' has the shape {values.shape}, but there are {count} samples")
     return values
 
 
-def _column(file: _File, members: Sequence[str], name: str, count: int) -> Names | None:
+def _column(file: ArrayFiles, members: Sequence[str], name: str, count: int) -> Names | None:
     """Return a column of numbers or texts as texts."""
     if name not in members:
         return None
@@ -170,7 +159,7 @@ def _column(file: _File, members: Sequence[str], name: str, count: int) -> Names
     return values.astype(np.str_)
 
 
-def _is_test(file: _File, members: Sequence[str], count: int) -> NDArray[np.bool_] | None:
+def _is_test(file: ArrayFiles, members: Sequence[str], count: int) -> NDArray[np.bool_] | None:
     if "is_test" not in members:
         return None
     values = _sized(file, "is_test", count)
@@ -180,7 +169,7 @@ def _is_test(file: _File, members: Sequence[str], count: int) -> NDArray[np.bool
 
 
 def _targets(
-    settings: ArraysSettings, file: _File, members: Sequence[str], count: int
+    settings: ArraysSettings, file: ArrayFiles, members: Sequence[str], count: int
 ) -> tuple[Targets, tuple[str, ...]]:
     """Return the targets, and the names of the head's outputs."""
     labels = _sized(file, "labels", count)
@@ -200,7 +189,7 @@ def _targets(
 
 
 def _classes(
-    file: _File, labels: cache.AnyArray, names: tuple[str, ...] | None
+    file: ArrayFiles, labels: cache.AnyArray, names: tuple[str, ...] | None
 ) -> tuple[NDArray[np.int64], tuple[str, ...]]:
     """Return class numbers: integers are taken as they are, texts by their order or by `label_names`."""
     came = f"{file.path}: 'labels' are {labels.dtype} of shape {labels.shape}"
@@ -228,7 +217,7 @@ def _classes(
     return labels.astype(np.int64), names
 
 
-def _named(file: _File, names: tuple[str, ...] | None, width: int, word: str) -> tuple[str, ...]:
+def _named(file: ArrayFiles, names: tuple[str, ...] | None, width: int, word: str) -> tuple[str, ...]:
     if names is not None and len(names) != width:
         raise DataError(f"{file.path}: label_names has {len(names)} names, but 'labels' has {width} columns")
     return names or tuple(f"{word}-{number}" for number in range(width))
