@@ -16,6 +16,7 @@ from fedgraft.wire.requests import (
     CrossValidateRequest,
     DescribeRequest,
     EvaluateRequest,
+    LeaveOutRequest,
     StatisticsRequest,
     TrainRequest,
 )
@@ -84,3 +85,10 @@ def cross_validate(message: Message, context: Context) -> Message:
     """Answer `query.cross_validate`."""
     request, groups = unpack(message.content, CrossValidateRequest, "request query.cross_validate")
     return send(message, *host_of(context).cross_validate(request, groups))
+
+
+@app.query("leave_out")
+def leave_out(message: Message, context: Context) -> Message:
+    """Answer `query.leave_out`."""
+    request, groups = unpack(message.content, LeaveOutRequest, "request query.leave_out")
+    return send(message, *host_of(context).leave_out(request, groups))

@@ -21,6 +21,7 @@ from clients.cross_validation import CrossValidation
 from clients.engine.choice import explain
 from clients.engine.cohort import Engine
 from clients.halves import HALVES, Control, HalfKind, build_half
+from clients.leave_out import HeadsWithout
 from clients.local_solver import LocalSolver
 from clients.replies import Part, StackReply, SumReply, Terms, Trained
 from clients.settings import ClientPart
@@ -38,6 +39,7 @@ from fedgraft.models.heads import as_tensors, head_shapes
 from fedgraft.models.losses import resolve_loss, target_tensor
 from fedgraft.progress import report
 from fedgraft.randomness import name_keys
+from fedgraft.recipes import PARAMETERS, Recipe
 from fedgraft.threads import numpy_threads, torch_threads
 from fedgraft.wire.protocol import code_digest
 from fedgraft.wire.records import Arrays, expect
@@ -51,6 +53,8 @@ from fedgraft.wire.requests import (
     Description,
     EvaluateReply,
     EvaluateRequest,
+    LeaveOutReply,
+    LeaveOutRequest,
     StatisticsReply,
     StatisticsRequest,
     TrainReply,
@@ -474,7 +478,7 @@ class Host:
         if self.objective.task != "classes":
             raise WireError(f"query.class_sums needs one class a sample; the targets are {self.objective.task!r}")
         rows = [self.workspace.federation.train.of(int(client)) for client in self.clients[index]]
-        found = class_rows(features, self.workspace.federation.samples.targets, rows)
+        found = class_rows(features, self._targets(1), rows)
         body = ClassSumsReply(shard=request.shard, num_clients=len(index), num_samples=sum(map(len, rows)))
         return body, {"rows": found}
 
@@ -492,6 +496,27 @@ class Host:
         num_samples = sum(len(part) for part in rows)
         body = CrossValidateReply(shard=request.shard, num_clients=len(index), num_samples=num_samples)
         return body, {"counts": counts}
+
+    def leave_out(self, request: LeaveOutRequest, groups: Groups) -> tuple[LeaveOutReply, Groups]:
+        """Make the head without each named client in turn.
+
+        Raises:
+            WireError: the request's parameters or sums are not those of its form, or without a client nothing is left.
+        """
+        features, index = self.features(request.weights_digest), self._index(groups)
+        if sorted(request.parameters) != sorted(PARAMETERS[request.form]):
+            came, needs = listed(request.parameters) or "none", listed(PARAMETERS[request.form]) or "none"
+            raise WireError(f"the request's parameters for {request.form} are {came}; expected {needs}")
+        recipe = Recipe(request.form, request.parameters, request.temperature)
+        train, targets = self.workspace.federation.train, self._targets(1)
+        rows = [train.of(int(client)) for client in self.clients[index]]
+        task, num_outputs = self.objective.task, self.objective.num_outputs
+        with numpy_threads(self.threads):
+            without = HeadsWithout(features, targets, task, num_outputs, groups.get("pooled"), recipe)
+            heads = without.stack(rows, [self.names[position] for position in index])
+        num_samples = sum(len(part) for part in rows)
+        body = LeaveOutReply(shard=request.shard, num_clients=len(index), num_samples=num_samples)
+        return body, {"heads": {**heads}}
 
     def _head(self, groups: Groups, features: NDArray[Any]) -> Arrays:
         head = groups.get("head")

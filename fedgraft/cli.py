@@ -286,6 +286,55 @@ def export(
         out.print(report.text(), soft_wrap=True)
 
 
+@app.command()
+def contribution(run_directory: RunArgument, as_json: JsonOption = False) -> None:
+    """Show what each client's samples changed: the score of all on the central test part, less that without it.
+
+    For runs of a closed form (ridge, ncm, lda, fedcof) with [bold]--set evaluation.contribution=true[/].
+    """
+    from fedgraft import api
+
+    found = api.load(run_directory).contributions()
+    rows = [
+        {"client": one.client, "num_train": one.num_train, f"{one.metric}_without": one.score_without, "effect": effect}
+        for one in sorted(found, key=lambda one: -(one.effect or 0.0))
+        for effect in (one.effect,)
+    ]
+    if as_json:
+        print(json.dumps(rows))
+        return
+    shown = [
+        {name: f"{value:+.4f}" if name == "effect" else f"{value:.4f}" if isinstance(value, float) else value
+         for name, value in row.items() if value is not None}
+        for row in rows
+    ]  # fmt: skip
+    out.print(_table(shown))
+    if found[0].score is None:
+        out.print("[yellow]note:[/] the run had no central test part to score on; unlearn works all the same")
+    else:
+        out.print(f"{found[0].metric} with all clients: {found[0].score:.4f}")
+
+
+@app.command()
+def unlearn(
+    run_directory: RunArgument,
+    client: Annotated[str, typer.Option("--client", metavar="NAME", help="The client to forget.")],
+    to: Annotated[Path, typer.Option("--out", metavar="DIR", help="The new run directory.")],
+) -> None:
+    """Write a run whose head is that of all other clients, as if one had never been there.
+
+    Example: [bold]fedgraft unlearn runs/ridge --client client-007 --out runs/ridge-without-007[/]
+    """
+    from fedgraft import api
+
+    done = api.load(run_directory).unlearn(client, to)
+    out.print(f"the head without {_escaped(client)}: {_shown(done.directory)}", soft_wrap=True)
+    out.print(
+        f"[yellow]note:[/] {_shown(run_directory)} still holds heads that {_escaped(client)} took part in; remove it",
+        soft_wrap=True,
+    )
+
+
 @cache.command("list")
 def cache_list(as_json: JsonOption = False) -> None:
     """List the kept features: backbone, cut, samples, size, when they were last used."""

@@ -225,6 +225,32 @@ class LeaveOut:
             residuals = targets - self._centred.target_mean - scaled @ (cross / root[:, None])
             yield targets - np.linalg.solve(identity - constant - scaled @ scaled.T, residuals)
 
+    def heads_without_rows(self, features: Array, targets: Array) -> Iterator[dict[str, Array]]:
+        """Yield for each lambda the head without a client's rows, by the same identity, for a client of few samples.
+
+        With `A = (I - 1/n - Z (S + lambda I)^-1 Z^T)^-1 (Y - F)`: `W - A^T Z (S + lambda I)^-1`, and at the mean of
+        all `t - A^T 1 / n`.
+
+        Args:
+            features: `(num_samples, feature_dim)` float64.
+            targets: `(num_samples, num_outputs)`, as `regression_targets` codes them.
+        """
+        eigenvalues, eigenvectors, cross = self._rotated
+        centred = self._centred
+        rotated = (features - centred.feature_mean) @ eigenvectors
+        constant = 1 / centred.num_samples if self.bias else 0.0
+        for lambda_ in self.lambdas:
+            root = np.sqrt(eigenvalues + lambda_)
+            scaled, basis = rotated / root, cross / root[:, None]
+            residuals = targets - centred.target_mean - scaled @ basis
+            lifted = np.linalg.solve(np.eye(len(features)) - constant - scaled @ scaled.T, residuals)
+            weight = ((basis - scaled.T @ lifted) / root[:, None]).T @ eigenvectors.T
+            if not self.bias:
+                yield {"weight": weight}
+                continue
+            at_mean = centred.target_mean - constant * lifted.sum(axis=0)
+            yield {"weight": weight, "bias": at_mean - weight @ centred.feature_mean}
+
     @functools.cached_property
     def _rotated(self) -> tuple[Array, Array, Array]:
         """Eigenvalues and eigenvectors of `S`, and `R` in their basis, `(feature_dim, num_outputs)`."""

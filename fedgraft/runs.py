@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from fedgraft.export import ExportReport
     from fedgraft.predict import Prediction
     from fedgraft.trained import TrainedModel
+    from fedgraft.unlearning import Contribution
     from scenarios.schema import Scenario
 
 
@@ -109,3 +110,15 @@ class Run:
         from fedgraft.export import export_run
 
         return export_run(self, to)
+
+    def contributions(self) -> list[Contribution]:
+        """Return what each client's samples changed; see `fedgraft.unlearning.contributions`."""
+        from fedgraft.unlearning import contributions
+
+        return contributions(self)
+
+    def unlearn(self, client: str, to: str | Path) -> Run:
+        """Write the run as if a client had never been there, and return it; see `fedgraft.unlearning.unlearn`."""
+        from fedgraft.unlearning import unlearn
+
+        return Run(unlearn(self, client, to))

@@ -74,6 +74,16 @@ class Scenario(Settings):
         return self
 
     @model_validator(mode="after")
+    def _contribution_of_a_closed_form(self) -> Scenario:
+        if self.evaluation.contribution and self.strategy.leaves_out == "no":
+            text = (
+                f"came true, but strategy {self.strategy.title} can't be made without a client unless it is trained "
+                "again; take a closed form (ridge, ncm, lda, fedcof), or set false"
+            )
+            raise setting_fault("evaluation.contribution", text)
+        return self
+
+    @model_validator(mode="after")
     def _enough_clients_for_the_strategy(self) -> Scenario:
         partition = self.data.partition
         given = len(partition.sizes) if isinstance(partition, SizesSettings) else getattr(partition, "clients", None)

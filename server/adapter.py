@@ -30,13 +30,14 @@ from fedgraft.wire.requests import (
     TrainReply,
     TrainRequest,
 )
+from server.contribution import combine_leave_out, leave_out_rows
 from server.exchange import StateLostError
 from server.replies import in_order, unpacked_replies
 from server.roster import Call, Roster
 from server.settings import EvaluationSettings, ServerSettings
 from server.statistics import Questions
 from server.sums import combine_class_sums, combine_cross_validation, combine_statistics
-from strategies.base import ClassSums, CrossValidate, Exchange, Replies, Request, Statistics, Strategy
+from strategies.base import ClassSums, CrossValidate, Exchange, LeaveOut, Replies, Request, Statistics, Strategy
 
 CLIENT_ARRAYS = (
     "num_train",
@@ -54,6 +55,7 @@ PHASES: Mapping[type[Exchange], str] = {
     Statistics: "statistics",
     ClassSums: "class_sums",
     CrossValidate: "cross_validate",
+    LeaveOut: "leave_out",
 }
 """What seconds of an exchange are booked on; all others are training."""
 
@@ -114,6 +116,8 @@ class PackedStrategy(FlwrStrategy):
         self.head: Arrays = {}
         self.state: Arrays | None = None
         self.record: RoundRecord | None = None
+        self.without: Arrays = {}
+        """Heads without each client, `(num_clients, *shape)`, after a round that asked for them."""
         self._plan: tuple[Exchange, ...] = ()
         self._calls: list[Call] = []
         self._gathered: list[Replies] = []
@@ -146,6 +150,8 @@ class PackedStrategy(FlwrStrategy):
         if not self._plan:
             self.head = _numpy(arrays)
             self._plan = self.strategy.plan(self.state, server_round)
+            if self.evaluation.contribution and self.strategy.leaves_out == "hosts":
+                self._plan = (*self._plan, LeaveOut())
             self._gathered = []
         request = self._plan[len(self._gathered)]
         self._calls = self.roster.calls(self.cohort(server_round), to_all=self._keeps_now(server_round))
@@ -156,6 +162,9 @@ class PackedStrategy(FlwrStrategy):
         if isinstance(request, CrossValidate):
             moments, lambdas = self._penalties(request)
             return self._questions.cross_validate(self._calls, moments, lambdas, bias="bias" in self.head)
+        if isinstance(request, LeaveOut):
+            recipe = self.strategy.recipe(self.head, tuple(self._gathered))
+            return self._questions.leave_out(self._calls, self._gathered[0].statistics, recipe, self.head)
         return [self._train_message(server_round, request, call) for call in self._calls]
 
     def _keeps_now(self, round_number: int) -> bool:
@@ -241,11 +250,21 @@ class PackedStrategy(FlwrStrategy):
             outcome = self.strategy.aggregate(self.state or {}, self.head, tuple(self._gathered))
         except ValueError as error:  # a pure strategy has no other words for what it can't do
             raise TrainingError(f"strategy {self.strategy.title}, round {server_round}: {error}") from error
+        self._leave_out()
         self.head, self.state, self._plan = dict(outcome.head), dict(outcome.state), ()
         metrics: dict[str, MetricRecordValues] = dict(outcome.metrics)
         if record.train_loss is not None:
             metrics["train_loss"] = record.train_loss
         return array_record(self.head), MetricRecord(metrics)
+
+    def _leave_out(self) -> None:
+        """Keep the heads without each client, if the scenario asks for them."""
+        if not self.evaluation.contribution:
+            return
+        if self.strategy.leaves_out == "hosts":
+            self.without = self._gathered[-1].stack
+        else:
+            self.without = leave_out_rows(self.strategy, self.state or {}, self.head, self._gathered[0])
 
     def _combine(self, round_number: int, request: Request, replies: Sequence[Message]) -> tuple[Replies, RoundRecord]:
         """Check the replies of one exchange and add them, in shard order, in float64."""
@@ -298,7 +317,7 @@ class PackedStrategy(FlwrStrategy):
         shards = listed(str(call.shard) for call in lacking)
         return StateLostError(f"round {round_number}: the hosts of shards {shards} lack their clients' state")
 
-    def _combine_sums(self, request: Statistics | ClassSums | CrossValidate, replies: Sequence[Message]) -> Replies:
+    def _combine_sums(self, request: Exchange, replies: Sequence[Message]) -> Replies:
         """Check the replies to a question about sums and add them, in shard order, in float64."""
         ordered = in_order(self._calls, replies)
         roster, task = self.roster, self.objective.task
@@ -310,7 +329,9 @@ class PackedStrategy(FlwrStrategy):
             facts["statistics"] = combine_statistics(self._calls, ordered, roster, dim, request.second_moment)
         elif isinstance(request, ClassSums):
             facts["statistics"] = combine_class_sums(self._calls, ordered, roster, self._questions.feature_dim)
-        else:
+        elif isinstance(request, LeaveOut):
+            facts["stack"] = combine_leave_out(self._calls, ordered, roster, self.head)
+        elif isinstance(request, CrossValidate):
             lambdas = self._penalties(request)[1]
             tried = combine_cross_validation(self._calls, ordered, roster, lambdas)
             facts |= {"penalties": np.array(tried.lambdas), "scores": tried.scores, "num_samples": tried.num_samples}

@@ -27,13 +27,14 @@ from fedgraft.workspace import open_workspace
 from server.adapter import PackedStrategy, RoundRecord
 from server.backbone import distribute
 from server.checkpoint import Checkpoint, Counters, last_checkpoint, save_checkpoint
+from server.contribution import write_contributions
 from server.evaluation import CentralTest
 from server.exchange import StateLostError, exchange
 from server.flower_strategy import UnpackedStrategy
 from server.results import write_results
 from server.roster import Roster, call_the_roll
 from server.run_directory import RunDirectory, new_directory
-from server.settings import ServerPart
+from server.settings import EvaluationSettings, ServerPart
 from strategies.base import Strategy
 from strategies.flower import FlowerStrategy
 
@@ -130,12 +131,12 @@ def _begin(
     )
     part.check_task(roster.task)
 
-    def adapter_of(strategy: Strategy) -> PackedStrategy:
+    def adapter_of(strategy: Strategy, evaluation: EvaluationSettings = part.evaluation) -> PackedStrategy:
         return PackedStrategy(
             _strategy(strategy),
             roster,
             part.server,
-            part.evaluation,
+            evaluation,
             objective,
             run_id,
             part.seed,
@@ -154,7 +155,8 @@ def _begin(
     head = initial_head(part.head, feature_dim, objective.num_outputs, part.seed)
     course = Course(part, directory, grid, roster, adapter, central, counters, head, threads)
     if part.init is not None:
-        course.head = _start_from(course, adapter_of(part.init))
+        alone = part.evaluation.model_copy(update={"contribution": False})
+        course.head = _start_from(course, adapter_of(part.init, alone))
     adapter.state = dict(adapter.strategy.init(course.head))
     _evaluate_centrally(course)
     _save(course)
@@ -205,6 +207,8 @@ def _round(course: Course) -> None:
     if record is not None:
         _write_record(course, record, number)
     _evaluate_centrally(course)
+    if adapter.without:
+        write_contributions(course)
     row: dict[str, Any] = {"num_clients": len(record.clients) if record else 0, **dict(metrics or {})}
     row["bytes_down"] = course.counters.bytes_down - before[0]
     row["bytes_up"] = course.counters.bytes_up - before[1]

@@ -11,6 +11,7 @@
 | `head.safetensors` | the head after the last round |
 | `summary.json`, `summary.txt` | what came out; `summary.json` is written last and marks a finished run |
 | `accuracy.png`, `partition.png` | pictures |
+| `contribution.csv`, `heads-without.safetensors` | of closed forms, if asked for: what each client changed |
 | `events.jsonl` | what the command line shows while the run goes on |
 """
 
@@ -42,6 +43,8 @@ from fedgraft.progress import listening
 from fedgraft.submission import Submission
 from fedgraft.wire.protocol import PROTOCOL, SCHEMA, check_number
 
+CONTRIBUTION_FILE = "contribution.csv"
+HEADS_FILE = "heads-without.safetensors"
 CLIENT_COLUMNS = "round,client,part,num_samples,steps,loss,score,loss_before,loss_after\n"
 _FITS = ("train_loss", "train_score", "train_loss_before", "train_loss_after")
 _LIBRARIES = ("flwr", "torch", "torchvision", "timm", "numpy", "ray", "flwr-datasets")

@@ -73,6 +73,8 @@ class EvaluationSettings(Settings):
     """Evaluate on the central test part, where the data have one."""
     per_client: bool = True
     """Keep metrics of each client (client_metrics.csv), not only their sums."""
+    contribution: bool = False
+    """With a closed form: keep the head without each client, and what its samples changed on the central test part."""
 
 
 class ServerPart(Settings):

@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 
 from fedgraft.closed_form import Moments, check_lambda, moment_shapes
 from fedgraft.errors import WireError
+from fedgraft.recipes import Recipe
 from fedgraft.settings import Settings
 from fedgraft.wire.records import array_record, expect, pack
-from fedgraft.wire.requests import ClassSumsRequest, CrossValidateRequest, StatisticsRequest
-from fedgraft.wire.statistics import SecondMoment, check_statistics_size
+from fedgraft.wire.requests import ClassSumsRequest, CrossValidateRequest, LeaveOutRequest, StatisticsRequest
+from fedgraft.wire.statistics import LARGEST_STATISTICS_BYTES, SecondMoment, check_statistics_size
 from server.checkpoint import Counters
 from server.exchange import exchange
 from server.roster import Call, Roster
@@ -105,6 +106,37 @@ class Questions:
             for call in calls
         ]
         return self._messages("cross_validate", calls, requests, {"moments": array_record(pooled)})
+
+    def leave_out(self, calls: Sequence[Call], pooled: Moments, recipe: Recipe, head: Moments) -> list[Message]:
+        """Return the messages that ask for the head without each client.
+
+        Args:
+            calls: whom to ask.
+            pooled: sums over at least these clients.
+            recipe: how a head is made of them.
+            head: one with the shapes that are expected.
+
+        Raises:
+            WireError: the heads would be too large together.
+        """
+        size = len(self.roster.names) * sum(np.asarray(value).nbytes for value in head.values())
+        if size > LARGEST_STATISTICS_BYTES:
+            raise WireError(
+                f"a head without each of {len(self.roster.names):,} clients is {size:,} bytes, more than "
+                f"{LARGEST_STATISTICS_BYTES:,}; set evaluation.contribution: false"
+            )
+        requests = [
+            LeaveOutRequest(
+                run_id=self.run_id,
+                weights_digest=self.weights_digest,
+                shard=call.shard,
+                form=recipe.form,
+                parameters=dict(recipe.parameters),
+                temperature=recipe.temperature,
+            )
+            for call in calls
+        ]
+        return self._messages("leave_out", calls, requests, {"pooled": array_record(pooled)})
 
     def _messages(
         self,

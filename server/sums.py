@@ -18,9 +18,12 @@ from fedgraft.errors import WireError
 from fedgraft.metrics import add_sums
 from fedgraft.models.losses import Task
 from fedgraft.wire.records import Arrays, expect, unpack
-from fedgraft.wire.requests import ClassSumsReply, CrossValidateReply, StatisticsReply
+from fedgraft.wire.requests import ClassSumsReply, CrossValidateReply, LeaveOutReply, StatisticsReply
 from fedgraft.wire.statistics import SecondMoment, class_rows_shapes, statistics_shapes
 from server.roster import Call, Roster
+
+SumsReply = StatisticsReply | ClassSumsReply | CrossValidateReply | LeaveOutReply
+"""Bodies that say of how many clients and samples a reply is."""
 
 TOLERANCE = 1e-9
 """Relative rounding that sums may show."""
@@ -66,11 +69,11 @@ def combine_statistics(
     for call, reply in zip(calls, replies, strict=True):
         what = f"reply to query.statistics, shard {call.shard}, host {call.node}"
         body, groups = unpack(reply.content, StatisticsReply, what)
-        num_samples = _check_body(body, call, roster, what)
+        num_samples = check_body(body, call, roster, what)
         sums = groups.get("sums")
         expect(sums, shapes, what)
         sums = sums or {}
-        _check_type(sums, np.dtype(np.float64), what)
+        check_type(sums, np.dtype(np.float64), what)
         _check_sums(sums, roster.task, num_samples, second_moment, what)
         for name, value in total.items():
             value += sums[name]
@@ -91,12 +94,12 @@ def combine_class_sums(
     for call, reply in zip(calls, replies, strict=True):
         what = f"reply to query.class_sums, shard {call.shard}, host {call.node}"
         body, groups = unpack(reply.content, ClassSumsReply, what)
-        _check_body(body, call, roster, what)
+        check_body(body, call, roster, what)
         rows = groups.get("rows", {})
         number = len(rows["client"]) if "client" in rows and rows["client"].ndim == 1 else 0
         expect(groups.get("rows"), class_rows_shapes(number, feature_dim), what)
         for name, value in rows.items():
-            _check_type({name: value}, np.dtype(np.float64 if name == "class_sum" else np.int64), what)
+            check_type({name: value}, np.dtype(np.float64 if name == "class_sum" else np.int64), what)
         _check_class_rows(rows, roster.num_train[call.clients], len(roster.label_names), what)
         parts.append({**rows, "client": call.clients[rows["client"]]})
     whole = {name: np.concatenate([part[name] for part in parts]) for name in class_rows_shapes(0, 0)}
@@ -143,11 +146,11 @@ def combine_cross_validation(
     for call, reply in zip(calls, replies, strict=True):
         what = f"reply to query.cross_validate, shard {call.shard}, host {call.node}"
         body, groups = unpack(reply.content, CrossValidateReply, what)
-        num_samples = _check_body(body, call, roster, what)
+        num_samples = check_body(body, call, roster, what)
         counts = groups.get("counts")
         expect(counts, shapes, what)
         counts = counts or {}
-        _check_type(counts, np.dtype(np.float64 if task == "real" else np.int64), what)
+        check_type(counts, np.dtype(np.float64 if task == "real" else np.int64), what)
         for name, value in counts.items():
             most = np.inf if task == "real" else num_samples * answers
             if (value < 0).any() or (value > most).any():
@@ -159,9 +162,7 @@ def combine_cross_validation(
     return CrossValidated(lambdas, scores, total, total_samples)
 
 
-def _check_body(
-    body: StatisticsReply | ClassSumsReply | CrossValidateReply, call: Call, roster: Roster, what: str
-) -> int:
+def check_body(body: SumsReply, call: Call, roster: Roster, what: str) -> int:
     """Refuse a reply for another shard, or about others than the clients that were named; return their samples."""
     if body.shard != call.shard:
         raise WireError(f"{what} says that it is for shard {body.shard}; a stale reply")
@@ -174,7 +175,8 @@ def _check_body(
     return num_samples
 
 
-def _check_type(arrays: Arrays, dtype: np.dtype[Any], what: str) -> None:
+def check_type(arrays: Arrays, dtype: np.dtype[Any], what: str) -> None:
+    """Refuse arrays of another type."""
     for name, value in arrays.items():
         if value.dtype != dtype:
             raise WireError(f"{what}: {name} is of type {value.dtype}, expected {dtype}")

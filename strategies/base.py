@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from fedgraft.recipes import Recipe
 from fedgraft.settings import Settings
 
 Task = Literal["classes", "labels", "real"]
@@ -80,7 +81,15 @@ class CrossValidate:
     relative_penalties: tuple[float, ...]
 
 
-Exchange = Request | Statistics | ClassSums | CrossValidate
+@dataclass(frozen=True)
+class LeaveOut:
+    """The last exchange of a closed form, if a scenario asks for contributions: the head without each client.
+
+    The server adds it to the plan; how the head is made says `Strategy.recipe`.
+    """
+
+
+Exchange = Request | Statistics | ClassSums | CrossValidate | LeaveOut
 
 
 @dataclass(frozen=True)
@@ -92,7 +101,7 @@ class Replies:
             `update` is `sum_k n_k (w_k - w)`.
         scalars: scalar name -> float64 sum over clients; `weight` is `sum_k n_k`.
         stack: for `reply = "stack"`: parameter name -> `(num_clients, *shape)`, every client's update in
-            the order of the federation's clients.
+            the order of the federation's clients. What `LeaveOut` gave: the head without each.
         weights: `(num_clients,)` float64, the number of training samples of each stacked client.
         train_losses: `(num_clients,)` float64, each stacked client's mean training loss.
         num_clients: how many clients are in it.
@@ -150,6 +159,9 @@ class Strategy(Settings):
     everybody: ClassVar[bool] = False
     """Whether every round asks all clients, however many the scenario draws for one."""
 
+    leaves_out: ClassVar[Literal["no", "hosts", "server"]] = "no"
+    """Who can make its head without one client's samples: hosts, by its `recipe`, or the server, from `ClassSums`."""
+
     heads: ClassVar[tuple[str, ...]] = ("linear", "cosine", "mlp")
     """Kinds of heads that it can make."""
 
@@ -183,6 +195,10 @@ class Strategy(Settings):
             CombineError: these replies can't be combined.
         """
         raise NotImplementedError(f"{type(self).__name__} does not say how it aggregates")
+
+    def recipe(self, head: Arrays, replies: tuple[Replies, ...]) -> Recipe:
+        """Return how this round's head is made of the sums of `replies[0]`, where hosts can leave a client out."""
+        raise NotImplementedError(f"{type(self).__name__} makes no head of sums")
 
 
 def mean_update(replies: Replies) -> dict[str, NDArray[np.float64]]:

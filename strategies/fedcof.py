@@ -24,8 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import PositiveFloat
 
+from fedgraft.class_means import behind
 from strategies.base import Arrays, ClassSums, Exchange, Outcome, Replies, Strategy, Task, solved
-from strategies.ncm import behind
 
 
 class FedCOF(Strategy):
@@ -33,6 +33,7 @@ class FedCOF(Strategy):
 
     most_rounds: ClassVar[int | None] = 1
     everybody: ClassVar[bool] = True
+    leaves_out: ClassVar[Literal["no", "hosts", "server"]] = "server"
     heads: ClassVar[tuple[str, ...]] = ("linear", "cosine")
     tasks: ClassVar[tuple[Task, ...]] = ("classes",)
 

@@ -14,11 +14,10 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-import numpy as np
 from pydantic import Field
 
+from fedgraft.recipes import Recipe
 from strategies.base import Arrays, Exchange, Outcome, Replies, Statistics, Strategy, Task, solved
-from strategies.ncm import behind, class_means
 
 
 class LinearDiscriminant(Strategy):
@@ -26,6 +25,7 @@ class LinearDiscriminant(Strategy):
 
     most_rounds: ClassVar[int | None] = 1
     everybody: ClassVar[bool] = True
+    leaves_out: ClassVar[Literal["no", "hosts", "server"]] = "hosts"
     heads: ClassVar[tuple[str, ...]] = ("linear",)
     tasks: ClassVar[tuple[Task, ...]] = ("classes",)
 
@@ -38,6 +38,10 @@ class LinearDiscriminant(Strategy):
         """Return the class sums and the shared second moment."""
         return (Statistics("shared"),)
 
+    def recipe(self, head: Arrays, replies: tuple[Replies, ...]) -> Recipe:
+        """Return how the head is made of the sums."""
+        return Recipe("discriminant", {"shrinkage": self.shrinkage})
+
     def aggregate(self, state: Arrays, head: Arrays, replies: tuple[Replies, ...]) -> Outcome:
         """Return the discriminant head.
 
@@ -46,17 +50,4 @@ class LinearDiscriminant(Strategy):
         """
         if "bias" not in head:
             raise ValueError("linear discriminant analysis needs a bias; set head.bias: true")
-        statistics = replies[0].statistics
-        means, present = class_means(statistics)
-        counts = np.asarray(statistics["class_count"])
-        total = counts.sum()
-        scaled = means[present] * counts[present, None]
-        within = (np.asarray(statistics["second_moment"]) - scaled.T @ means[present]) / total
-        spread = np.trace(within) / len(within)
-        if not spread > 0:
-            raise ValueError("all samples of each class have the same features, so there is no covariance; use ncm")
-        shrunk = (1 - self.shrinkage) * within + self.shrinkage * spread * np.eye(len(within))
-        weight = np.linalg.solve(shrunk, means.T).T
-        share = np.log(np.maximum(counts, 1) / total)
-        values = {"weight": weight, "bias": share - (weight * means).sum(axis=1) / 2}
-        return Outcome(solved(head, behind(values, present)), state)
+        return Outcome(solved(head, self.recipe(head, replies).head(replies[0].statistics, replies[0].task)), state)

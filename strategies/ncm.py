@@ -14,14 +14,10 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import PositiveFloat
 
+from fedgraft.recipes import Recipe
 from strategies.base import Arrays, Exchange, Outcome, Replies, Statistics, Strategy, Task, solved
-
-BEHIND = 10.0
-"""How far, in logits, a class that nobody has stays behind the average of the others: it never wins."""
 
 
 class NearestClassMean(Strategy):
@@ -29,6 +25,7 @@ class NearestClassMean(Strategy):
 
     most_rounds: ClassVar[int | None] = 1
     everybody: ClassVar[bool] = True
+    leaves_out: ClassVar[Literal["no", "hosts", "server"]] = "hosts"
     heads: ClassVar[tuple[str, ...]] = ("linear", "cosine")
     tasks: ClassVar[tuple[Task, ...]] = ("classes",)
 
@@ -41,36 +38,19 @@ class NearestClassMean(Strategy):
         """Return the class sums."""
         return (Statistics(),)
 
+    def recipe(self, head: Arrays, replies: tuple[Replies, ...]) -> Recipe:
+        """Return how the head is made of the sums: for a cosine head the directions only, its scale stays."""
+        if "scale" in head:
+            return Recipe("mean_directions")
+        return Recipe("nearest_mean", {"temperature": self.temperature}, self.temperature)
+
     def aggregate(self, state: Arrays, head: Arrays, replies: tuple[Replies, ...]) -> Outcome:
         """Return the head of the means.
 
         Raises:
             ValueError: a linear head without a bias came.
         """
-        means, present = class_means(replies[0].statistics)
-        if "scale" in head:  # cosine: directions only, its scale stays
-            return Outcome(solved(head, {**head, "weight": means}), state)
-        if "bias" not in head:
+        if "scale" not in head and "bias" not in head:
             raise ValueError("nearest class mean needs a bias for -|m|^2 / 2; set head.bias: true, or head: cosine")
-        bias = -np.square(means).sum(axis=1) / 2
-        values = {"weight": means, "bias": bias}
-        return Outcome(solved(head, behind(values, present, self.temperature), self.temperature), state)
-
-
-def class_means(statistics: Arrays) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Return the means `(C, D)`, of a class that nobody has the mean of the others, and which classes there are."""
-    counts = np.asarray(statistics["class_count"])
-    present = counts > 0
-    means = np.asarray(statistics["class_sum"]) / np.maximum(counts, 1)[:, None]
-    if present.any():
-        means[~present] = means[present].mean(axis=0)
-    return means, present
-
-
-def behind(values: Arrays, present: NDArray[np.bool_], temperature: float = 1.0) -> dict[str, NDArray[np.float64]]:
-    """Return a linear head in which classes that nobody has stay `BEHIND` logits behind the mean of the others."""
-    weight, bias = np.array(values["weight"], dtype=np.float64), np.array(values["bias"], dtype=np.float64)
-    if present.any():
-        weight[~present] = weight[present].mean(axis=0)
-        bias[~present] = bias[present].mean() - BEHIND * temperature
-    return {"weight": weight, "bias": bias}
+        values = self.recipe(head, replies).head(replies[0].statistics, replies[0].task)
+        return Outcome(solved(head, {**head, **values}), state)

@@ -18,7 +18,8 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, PositiveFloat
 
-from fedgraft.closed_form import best_lambda, regression_moments, ridge
+from fedgraft.closed_form import best_lambda
+from fedgraft.recipes import Recipe
 from strategies.base import Arrays, CrossValidate, Exchange, Outcome, Replies, Statistics, Strategy, solved
 
 DECADES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
@@ -29,6 +30,7 @@ class Ridge(Strategy):
 
     most_rounds: ClassVar[int | None] = 1
     everybody: ClassVar[bool] = True
+    leaves_out: ClassVar[Literal["no", "hosts", "server"]] = "hosts"
     heads: ClassVar[tuple[str, ...]] = ("linear",)
 
     name: Literal["ridge"] = "ridge"
@@ -45,14 +47,18 @@ class Ridge(Strategy):
         sums = Statistics("shared")
         return (sums,) if self.penalty is not None else (sums, CrossValidate(self.relative_penalties))
 
+    def recipe(self, head: Arrays, replies: tuple[Replies, ...]) -> Recipe:
+        """Return how the head is made of the sums, with the penalty that was set or is best."""
+        penalty = self.penalty
+        if penalty is None:
+            penalty = best_lambda(tuple(replies[1].penalties.tolist()), replies[1].scores)
+        temperature = 1.0 if replies[0].task == "real" else self.temperature
+        return Recipe("ridge", {"penalty": penalty, "bias": float("bias" in head)}, temperature)
+
     def aggregate(self, state: Arrays, head: Arrays, replies: tuple[Replies, ...]) -> Outcome:
         """Return the ridge head."""
-        sums = replies[0]
-        penalty, metrics = self.penalty, {}
-        if penalty is None:
-            tried = replies[1]
-            penalty = best_lambda(tuple(tried.penalties.tolist()), tried.scores)
-            metrics["left_out_score"] = float(tried.scores.max()) / max(tried.num_samples, 1)
-        values = ridge(regression_moments(sums.statistics, sums.task), penalty, bias="bias" in head)
-        temperature = 1.0 if sums.task == "real" else self.temperature
-        return Outcome(solved(head, values, temperature), state, {"penalty": penalty, **metrics})
+        recipe = self.recipe(head, replies)
+        metrics = {"penalty": recipe.parameters["penalty"]}
+        if self.penalty is None:
+            metrics["left_out_score"] = float(replies[1].scores.max()) / max(replies[1].num_samples, 1)
+        return Outcome(solved(head, recipe.head(replies[0].statistics, replies[0].task)), state, metrics)

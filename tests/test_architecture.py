@@ -20,7 +20,7 @@ SOURCES = {
 }
 """Every module of ours, by its full name."""
 
-WAY_IN = {"__main__", "api", "cli", "display", "export", "predict", "runs", "submission", "trained"}
+WAY_IN = {"__main__", "api", "cli", "display", "export", "predict", "runs", "submission", "trained", "unlearning"}
 """Modules of `fedgraft` that may know the packages above it; the rest of `fedgraft` is below them."""
 
 
@@ -54,10 +54,13 @@ def allowed(importer: str, imported: str) -> bool:
         "scenarios": imported == "clients.settings" or target in ("server", "strategies", "fedgraft"),
         "server": target == "strategies" or (target == "fedgraft" and imported not in NOT_FOR_APPS),
         "clients": target == "fedgraft" and imported not in NOT_FOR_APPS,
-        "strategies": imported in ("fedgraft.settings", "fedgraft.closed_form"),
+        "strategies": imported in STRATEGIES_MAY,
         "fedgraft": False,
     }[source]
 
+
+STRATEGIES_MAY = {f"fedgraft.{name}" for name in ("settings", "closed_form", "class_means", "recipes")}
+"""Arrays and settings: formulas in NumPy that the clients' side shares."""
 
 NOT_FOR_APPS = {f"fedgraft.{name}" for name in WAY_IN - {"submission"}}
 """What neither app may import: they read their submission, and know nothing of who submitted it."""

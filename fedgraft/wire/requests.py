@@ -9,6 +9,7 @@
 | `query.statistics` | StatisticsRequest | StatisticsReply | `clients` | `sums` |
 | `query.class_sums` | ClassSumsRequest | ClassSumsReply | `clients` | `rows` |
 | `query.cross_validate` | CrossValidateRequest | CrossValidateReply | `clients`, `moments` | `counts` |
+| `query.leave_out` | LeaveOutRequest | LeaveOutReply | `clients`, `pooled` | `heads` |
 """
 
 from __future__ import annotations
@@ -205,6 +206,32 @@ class CrossValidateReply(Settings):
 
     Arrays, group `counts`: for classes and labels `correct` `(num_lambdas,)` int64, right answers, or right decisions
     over all labels; for real targets `squared_error` `(num_lambdas, num_outputs)` float64, summed over samples.
+    """
+
+    shard: NonNegativeInt
+    num_clients: NonNegativeInt
+    num_samples: NonNegativeInt
+
+
+class LeaveOutRequest(Settings):
+    """Sends pooled sums and how a head is made of them; each client's rows are taken out and the head made again.
+
+    Arrays: `clients.index`; group `pooled`, float64, as `fedgraft.wire.statistics.statistics_shapes` names them with
+    the second moment that the form needs. Form and parameters are those of `fedgraft.recipes.Recipe`.
+    """
+
+    run_id: str
+    weights_digest: str
+    shard: NonNegativeInt
+    form: Literal["ridge", "nearest_mean", "mean_directions", "discriminant"]
+    parameters: dict[str, float]
+    temperature: PositiveFloat
+
+
+class LeaveOutReply(Settings):
+    """How many clients were left out, each alone, and how many training samples they have together.
+
+    Arrays, group `heads`, float32: `(num_clients, *shape)` of each array that the form makes.
     """
 
     shard: NonNegativeInt
