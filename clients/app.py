@@ -34,6 +34,7 @@ def host_of(context: Context) -> Host:
         int(node.get("num-partitions", 1)),
         submission.run.threads,
         "partition-id" in node,
+        submission.run.feature_dim,
     )
 
 

@@ -23,6 +23,7 @@ from clients.engine.cohort import Engine
 from clients.halves import HALVES, Control, HalfKind, build_half
 from clients.leave_out import HeadsWithout
 from clients.local_solver import LocalSolver
+from clients.placement import place
 from clients.replies import Part, StackReply, SumReply, Terms, Trained
 from clients.settings import ClientPart
 from clients.state.tables import Layout
@@ -60,7 +61,6 @@ from fedgraft.wire.requests import (
     TrainReply,
     TrainRequest,
 )
-from fedgraft.wire.shards import host_of_client, shard_of_client
 from fedgraft.wire.statistics import check_statistics_size
 from fedgraft.workspace import open_workspace
 
@@ -78,6 +78,9 @@ FITS: dict[str, Callable[[Trained], NDArray[np.float64]]] = {
 
 RUNS_AT_ONCE = 4
 """Runs whose client state a host keeps in memory; one that is asked for again is read from its files."""
+
+USUAL_FEATURE_DIM = 1280
+"""For placing clients where nobody said how long a feature vector is: hosts that lack the backbone must agree too."""
 
 
 @dataclass(frozen=True)
@@ -99,27 +102,33 @@ class Host:
         number: this host's number, from 0.
         num_hosts: how many hosts the simulation has.
         threads: groups of clients that train side by side, and chunks of rows that are evaluated side by side.
+        feature_dim: length of a feature vector, as the run's own process found it; 0: not known.
     """
 
-    def __init__(self, part: ClientPart, number: int, num_hosts: int, threads: int = 1) -> None:
+    def __init__(self, part: ClientPart, number: int, num_hosts: int, threads: int = 1, feature_dim: int = 0) -> None:
         self.part = part
         self.num_hosts = num_hosts
         self.threads = threads
         self.workspace = open_workspace(part.data, part.seed, part.backbone, part.features)
         federation = self.workspace.federation
-        hosts = host_of_client(federation.num_clients, part.shards, num_hosts)
-        self.clients: NDArray[np.int64] = np.flatnonzero(hosts == number)
+        num_outputs = self.workspace.num_outputs
+        self._placement = place(
+            federation.train.counts,
+            part.shards,
+            num_hosts,
+            feature_dim or USUAL_FEATURE_DIM,
+            num_outputs,
+            part.head,
+            part.train,
+        )
+        self.clients: NDArray[np.int64] = np.flatnonzero(self._placement.hosts == number)
         """Positions of this host's clients among the federation's; a request's index counts in this list."""
-        self._shards = shard_of_client(federation.num_clients, part.shards)[self.clients]
+        self._shards = self._placement.shards[self.clients]
         self.names = [federation.client_names[position] for position in self.clients]
         self.keys = name_keys(self.names)
         samples = federation.samples
-        self.objective = Objective(
-            part.head,
-            resolve_loss(part.loss, samples.task, samples.label_names),
-            samples.task,
-            self.workspace.num_outputs,
-        )
+        loss = resolve_loss(part.loss, samples.task, samples.label_names)
+        self.objective = Objective(part.head, loss, samples.task, num_outputs)
         self.attack = self._attack()
         self._weights_digest: str | None = None
         self._engine_kept: tuple[NDArray[Any], NDArray[Any], Engine] | None = None
@@ -161,6 +170,7 @@ class Host:
             label_names=tuple(samples.label_names),
             feature_dim=samples.features().shape[1] if samples.kind == "features" else 0,
             backbone_digests=tuple(self.own_digests()),
+            host_costs=tuple(self._placement.host_costs.tolist()) if self.num_hosts > 1 else (),
         )
         clients: dict[str, NDArray[Any]] = {
             "names": np.frombuffer("\n".join(self.names).encode(), dtype=np.uint8),
@@ -557,7 +567,9 @@ def _joined(parts: Ragged, positions: NDArray[np.int64]) -> tuple[NDArray[np.int
 
 
 @functools.lru_cache(maxsize=64)
-def resident_host(scenario_json: str, number: int, num_hosts: int, threads: int, is_simulated: bool = True) -> Host:
+def resident_host(
+    scenario_json: str, number: int, num_hosts: int, threads: int, is_simulated: bool = True, feature_dim: int = 0
+) -> Host:
     """Return this process's host for a scenario; it stays for the messages to come.
 
     Raises:
@@ -567,7 +579,7 @@ def resident_host(scenario_json: str, number: int, num_hosts: int, threads: int,
     if part.attack is not None and not is_simulated:
         text = "is for simulations only, and this node is none's: a site does not lie; set it to null"
         raise ScenarioError("the scenario that was sent", [Fault("attack", text)])
-    return Host(part, number, num_hosts, threads)
+    return Host(part, number, num_hosts, threads, feature_dim)
 
 
 def forget_hosts() -> None:

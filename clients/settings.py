@@ -22,6 +22,7 @@ from fedgraft.models.head_settings import HeadSettings
 from fedgraft.models.loss_settings import LossSettings
 from fedgraft.models.settings import BackboneSettings
 from fedgraft.settings import Settings, named, setting_fault
+from fedgraft.simulation.settings import ResolvedShards
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
@@ -181,4 +182,4 @@ class ClientPart(Settings):
     train: TrainSettings
     attack: AttackSettings | None = None
     server: RoundsPart
-    shards: PositiveInt
+    shards: ResolvedShards = 1

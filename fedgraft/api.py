@@ -30,6 +30,9 @@ SWITCHED_OFF = {
 }
 """Nothing phones home, from this process or one that it starts."""
 
+SHARDS_A_HOST = 4
+"""Shards for each of several hosts where the scenario leaves their number open: enough to spread work evenly."""
+
 IGNORED_WHEN_RESUMING = frozenset({"runtime"})
 """Keys of a scenario that may differ between the parts of a resumed run: they change no number."""
 
@@ -67,8 +70,9 @@ def run(
         if resuming and done.finished:
             report("note", text=f"the run in {directory} is finished already")
             return done
+        resolved = with_shards(resolved, done.scenario.shards if resuming else None)
         try:
-            prepared = prepare(resolved)
+            prepared, feature_dim = prepare(resolved)
         except BaseException:
             _remove_if_empty(directory)
             raise
@@ -78,6 +82,7 @@ def run(
             resume=resuming,
             num_hosts=num_hosts(resolved),
             threads=resolved.runtime.threads,
+            feature_dim=feature_dim,
             prepared_seconds=prepared,
         )
         _start(resolved, Submission(resolved.model_dump_json(), facts), verbose)
@@ -134,22 +139,35 @@ def check_strategy(scenario: Scenario) -> None:
 
 
 def num_hosts(scenario: Scenario) -> int:
-    """Return how many processes speak for the clients: at most one a shard, by default at most one a core."""
+    """Return how many processes speak for the clients: by default one a core, at most one a shard if that is known."""
     if scenario.runtime.name == "inline":
         return 1
-    return min(scenario.shards, scenario.runtime.hosts or max(1, len(os.sched_getaffinity(0))))
+    wanted = scenario.runtime.hosts or max(1, len(os.sched_getaffinity(0)))
+    return wanted if scenario.shards is None else min(scenario.shards, wanted)
 
 
-def prepare(scenario: Scenario) -> dict[str, float]:
-    """Divide the samples and compute their features, or find both as kept; return seconds by phase.
+def with_shards(scenario: Scenario, recorded: int | None = None) -> Scenario:
+    """Return the scenario with its number of shards: its own, a resumed run's, or what fits the number of hosts."""
+    if scenario.shards is not None:
+        return scenario
+    number = num_hosts(scenario)
+    fitting = SHARDS_A_HOST * number if number > 1 else 1
+    return scenario.model_copy(update={"shards": recorded or fitting})
+
+
+def prepare(scenario: Scenario) -> tuple[dict[str, float], int]:
+    """Divide the samples and compute their features, or find both as kept.
 
     The hosts would do it too; here it is done once, with its progress shown, before they start.
+
+    Returns:
+        Seconds by phase, and the length of a feature vector.
     """
     from fedgraft.workspace import open_workspace
 
     open_workspace.cache_clear()
     seconds = {}
-    if scenario.runtime.name == "flower" and scenario.shards == 1 and scenario.runtime.hosts != 1:
+    if scenario.runtime.name != "inline" and scenario.shards == 1 and scenario.runtime.hosts != 1:
         report("note", text="shards is 1, so one process trains all clients; more shards use more processes")
     started = time.perf_counter()
     report("phase", name="data")
@@ -161,9 +179,9 @@ def prepare(scenario: Scenario) -> dict[str, float]:
     seconds["data"] = time.perf_counter() - started
     started = time.perf_counter()
     report("phase", name="features")
-    _ = workspace.features
+    feature_dim = int(workspace.features.shape[1])
     seconds["features"] = time.perf_counter() - started
-    return seconds
+    return seconds, feature_dim
 
 
 def quieten(verbose: bool) -> None:
@@ -273,7 +291,8 @@ def _newest_unfinished(parent: Path, scenario: Scenario) -> Path | None:
 def _differing(path: Path, scenario: Scenario) -> list[str]:
     """Return the full keys in which a run's scenario differs from another, as far as they matter."""
     before, now = Run(path).scenario.model_dump(), scenario.model_dump()
-    return [key for key in _changed(before, now) if key.partition(".")[0] not in IGNORED_WHEN_RESUMING]
+    ignored = IGNORED_WHEN_RESUMING | ({"shards"} if scenario.shards is None else frozenset())
+    return [key for key in _changed(before, now) if key.partition(".")[0] not in ignored]
 
 
 def _changed(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:

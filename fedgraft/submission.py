@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import Field, PositiveInt, ValidationError
+from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError
 
 from fedgraft.errors import WireError
 from fedgraft.settings import Settings
@@ -32,6 +32,8 @@ class RunFacts(Settings):
     resume: bool = False
     num_hosts: PositiveInt = 1
     threads: PositiveInt = 1
+    feature_dim: NonNegativeInt = 0
+    """Length of a feature vector, for the costs by which all hosts place the clients alike; 0: not known."""
     prepared_seconds: dict[str, float] = Field(default_factory=dict)
     """Seconds that the command line spent before the server started, by phase."""
 
@@ -76,5 +78,6 @@ def _from_name(name: str) -> Submission:
     from scenarios.loader import load_scenario
 
     scenario = load_scenario(name)
+    scenario = scenario.model_copy(update={"shards": scenario.shards or 1})
     run = RunFacts(run_id=str(uuid.uuid5(uuid.NAMESPACE_URL, name)), num_hosts=1, threads=1)
     return Submission(scenario.model_dump_json(), run)

@@ -51,8 +51,9 @@ class Scenario(Settings):
     """What is evaluated, and how often."""
     runtime: RuntimeSettings = InlineRuntime()
     """Where the clients of a simulation run."""
-    shards: PositiveInt = 1
-    """Lists into which the clients are cut; sums are added list by list, whatever the number of processes."""
+    shards: PositiveInt | None = None
+    """Lists into which the clients are cut; sums are added list by list, whatever the number of processes. null: 1
+    with one host, otherwise 4 a host, so that work can be spread evenly; the run's `scenario.yaml` says how many."""
     privacy: None = None
     """Reserved for privacy settings of a later version; must be null."""
 

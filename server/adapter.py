@@ -118,6 +118,8 @@ class PackedStrategy(FlwrStrategy):
         self.record: RoundRecord | None = None
         self.without: Arrays = {}
         """Heads without each client, `(num_clients, *shape)`, after a round that asked for them."""
+        self.busy_seconds: dict[int, float] = {}
+        """Seconds that each host, by node, has spent on its messages."""
         self._plan: tuple[Exchange, ...] = ()
         self._calls: list[Call] = []
         self._gathered: list[Replies] = []
@@ -165,7 +167,11 @@ class PackedStrategy(FlwrStrategy):
         if isinstance(request, LeaveOut):
             recipe = self.strategy.recipe(self.head, tuple(self._gathered))
             return self._questions.leave_out(self._calls, self._gathered[0].statistics, recipe, self.head)
-        return [self._train_message(server_round, request, call) for call in self._calls]
+        # packed once and the same in every message, so that a grid can send it once
+        shared = {"head": arrays}
+        if request.arrays:
+            shared["extra"] = array_record(request.arrays)
+        return [self._train_message(server_round, request, call, shared) for call in self._calls]
 
     def _keeps_now(self, round_number: int) -> bool:
         """Whether the exchange in progress is the round's last that changes client state, before a checkpoint.
@@ -196,7 +202,9 @@ class PackedStrategy(FlwrStrategy):
         mean = float(np.trace(moments["second_moment"])) / len(moments["second_moment"])
         return moments, tuple(factor * mean for factor in request.relative_penalties)
 
-    def _train_message(self, round_number: int, request: Request, call: Call) -> Message:
+    def _train_message(
+        self, round_number: int, request: Request, call: Call, shared: Mapping[str, ArrayRecord]
+    ) -> Message:
         body = TrainRequest(
             run_id=self.run_id,
             weights_digest=self.weights_digest,
@@ -211,10 +219,9 @@ class PackedStrategy(FlwrStrategy):
             evaluate=self.evaluates_after(round_number - 1),
             per_client=self.evaluation.per_client or self.strategy.reply == "stack",
         )
-        groups = {"head": self.head, "clients": {"index": call.index}}
-        if request.arrays:
-            groups["extra"] = request.arrays
-        return Message(pack(body, groups), dst_node_id=call.node, message_type="train", group_id=str(round_number))
+        record = pack(body, {"clients": {"index": call.index}})
+        record.update(shared)
+        return Message(record, dst_node_id=call.node, message_type="train", group_id=str(round_number))
 
     @property
     def exchanges_left(self) -> bool:
@@ -280,6 +287,7 @@ class PackedStrategy(FlwrStrategy):
         for call, (body, groups) in zip(self._calls, unpacked, strict=True):
             what = f"reply to train, shard {call.shard}"
             groups_of_calls.append(groups)
+            self._note_busy(call, body.seconds)
             if stacked:
                 expect(groups.get("stack"), {n: (len(call.clients), *s) for n, s in shapes.items()}, what)
                 expect(groups.get("weights"), {"weight": (len(call.clients),)}, what)
@@ -337,6 +345,9 @@ class PackedStrategy(FlwrStrategy):
             facts |= {"penalties": np.array(tried.lambdas), "scores": tried.scores, "num_samples": tried.num_samples}
         return Replies(sums={}, scalars={}, **facts)
 
+    def _note_busy(self, call: Call, seconds: float) -> None:
+        self.busy_seconds[call.node] = self.busy_seconds.get(call.node, 0.0) + seconds
+
     def _column(
         self, groups_of_calls: Sequence[Mapping[str, Arrays]], name: str, order: NDArray[np.int64]
     ) -> NDArray[Any]:
@@ -393,7 +404,8 @@ class PackedStrategy(FlwrStrategy):
                 shard=call.shard,
                 per_client=self.evaluation.per_client,
             )
-            record = pack(body, {"head": _numpy(arrays), "clients": {"index": call.index}})
+            record = pack(body, {"clients": {"index": call.index}})
+            record["head"] = arrays
             messages.append(Message(record, dst_node_id=call.node, message_type="evaluate", group_id=str(server_round)))
         return messages
 
@@ -404,6 +416,8 @@ class PackedStrategy(FlwrStrategy):
             return None
         unpacked = unpacked_replies(self._calls, server_round, replies, EvaluateReply)
         groups_of_calls = [groups for _, groups in unpacked]
+        for call, (body, _) in zip(self._calls, unpacked, strict=True):
+            self._note_busy(call, body.seconds)
         clients = np.concatenate([call.clients for call in self._calls])
         self.record = self._recorded(groups_of_calls, clients, np.argsort(clients))
         return MetricRecord(dict(summarise(self.record.metrics, self.objective.task)))

@@ -14,6 +14,7 @@ from fedgraft.progress import report
 from fedgraft.tensor_files import save_tensors
 from fedgraft.wire.protocol import SCHEMA
 from fedgraft.workspace import open_workspace
+from server.balance import balance, measured_line
 
 if TYPE_CHECKING:
     from server.rounds import Course
@@ -25,6 +26,9 @@ def write_results(course: Course) -> None:
     report("phase", name="results")
     save_tensors(path / "head.safetensors", course.head, {"schema": SCHEMA, "round": course.round_number})
     summary = summary_of(course)
+    line = measured_line(summary["hosts"])
+    if line is not None:
+        report("explain", text=line)
     _draw(course, summary["metric"], f"{summary['name']}: {summary['strategy']}, {summary['num_clients']:,} clients")
     write_text(path / "summary.txt", summary_text(summary))
     write_text(path / "summary.json", json.dumps(summary, indent=2) + "\n")
@@ -65,6 +69,7 @@ def summary_of(course: Course) -> dict[str, Any]:
         "validation": validation,
         "bytes_down": counters.bytes_down,
         "bytes_up": counters.bytes_up,
+        "hosts": balance(course.roster, course.part.shards, adapter.busy_seconds),
         "seconds": {name: round(value, 3) for name, value in counters.seconds.items()},
     }
     if course.central_sums is not None and "confusion" in course.central_sums:
@@ -100,7 +105,17 @@ def summary_text(summary: dict[str, Any]) -> str:
         ("clients", f"{summary['num_clients']} ({summary['num_train']:,} training samples)"),
         *_attack_rows(summary),
         ("bytes down / up", f"{summary['bytes_down']:,} / {summary['bytes_up']:,}"),
+        ("hosts", _hosts_text(summary["hosts"])),
         ("seconds", ", ".join(f"{name} {value:.2f}" for name, value in summary["seconds"].items())),
     ]
     width = max(len(name) for name, _ in rows)
     return "".join(f"{name:<{width}}  {value}\n" for name, value in rows)
+
+
+def _hosts_text(hosts: dict[str, Any]) -> str:
+    if hosts["number"] == 1:
+        return "1"
+    return (
+        f"{hosts['number']}, with {hosts['shards']} shards (the busiest's work over the mean: "
+        f"{hosts['predicted_imbalance']:.2f} predicted, {hosts['measured_imbalance']:.2f} measured)"
+    )

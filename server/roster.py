@@ -186,6 +186,11 @@ def _check_agreement(descriptions: dict[int, Description]) -> None:
         values = {getattr(description, what) for description in descriptions.values()}
         if len(values) > 1:
             raise WireError(f"hosts disagree about {what}: {listed(str(value) for value in sorted(values))}")
+    if len({description.host_costs for description in descriptions.values()}) > 1:
+        raise WireError(
+            "hosts disagree about which host speaks for which clients: they divide other data, or know the backbone "
+            "differently; let all of them see the same files"
+        )
 
 
 def _assemble(descriptions: dict[int, Description], tables: dict[int, Table], num_shards: int) -> Roster:

@@ -26,6 +26,7 @@ from fedgraft.wire.records import Arrays, array_record
 from fedgraft.workspace import open_workspace
 from server.adapter import PackedStrategy, RoundRecord
 from server.backbone import distribute
+from server.balance import predicted_line
 from server.checkpoint import Checkpoint, Counters, last_checkpoint, save_checkpoint
 from server.contribution import write_contributions
 from server.evaluation import CentralTest
@@ -121,6 +122,9 @@ def _begin(
             "note",
             text=f"{part.attack.name} from round {part.attack.from_round} by {len(liars)} clients: {listed(liars)}",
         )
+    line = predicted_line(roster, part.shards)
+    if line is not None:
+        report("explain", text=line)
     info = describe(part.backbone)
     num_sent = distribute(grid, roster, part.backbone, info, run_id, counters, timeout)
     if num_sent:

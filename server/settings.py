@@ -15,6 +15,7 @@ from fedgraft.models.loss_settings import LossSettings
 from fedgraft.models.losses import Task
 from fedgraft.models.settings import BackboneSettings
 from fedgraft.settings import Settings, setting_fault
+from fedgraft.simulation.settings import ResolvedShards
 from strategies.registry import ClosedFormSettings, StrategySettings
 
 
@@ -94,7 +95,7 @@ class ServerPart(Settings):
     attack: AttackSettings | None = None
     server: ServerSettings
     evaluation: EvaluationSettings
-    shards: PositiveInt
+    shards: ResolvedShards = 1
 
     def within_rounds(self) -> ServerPart:
         """Return this part with no more rounds than the strategy can use."""

@@ -14,6 +14,7 @@ import pytest
 from small_scenarios import small, small_file
 
 import fedgraft
+from fedgraft.api import num_hosts, with_shards
 from fedgraft.errors import FedGraftError, ScenarioError, StoreError
 
 OVERRIDES = ["train.batch_size=5", "server.rounds=3", "data.partition.alpha=0.3"]
@@ -50,7 +51,7 @@ def test_command_line_gives_the_same(finished: fedgraft.Run, scenario: Path, tmp
 def test_overrides_are_in_the_scenario_of_the_run(finished: fedgraft.Run) -> None:
     settings = finished.scenario
     assert (settings.train.batch_size, settings.server.rounds) == (5, 3)
-    assert settings == small(**{"train.batch_size": 5, "server.rounds": 3, "data.partition.alpha": 0.3})
+    assert settings == small(**{"shards": 1, "train.batch_size": 5, "server.rounds": 3, "data.partition.alpha": 0.3})
     assert {row["round"] for row in finished.metrics} == {0, 1, 2, 3}
 
 
@@ -75,6 +76,29 @@ def test_events(scenario: Path, tmp_path: Path) -> None:
     # What the server said stands in the run's own file too, for a command line in another process.
     written = [json.loads(line) for line in (run.directory / "events.jsonl").read_text().splitlines()]
     assert [event for event in written if event["kind"] == "round"] == rounds
+
+
+@pytest.mark.parametrize(
+    ("runtime", "shards", "expected"),
+    [
+        ({"name": "inline"}, None, (1, 1)),
+        ({"name": "inline"}, 6, (6, 1)),
+        ({"name": "flower", "hosts": 3}, None, (12, 3)),
+        ({"name": "flower", "hosts": 1}, None, (1, 1)),
+        ({"name": "flower", "hosts": 3}, 2, (2, 2)),
+    ],
+)
+def test_shards_fit_the_hosts_unless_given(runtime: dict[str, Any], shards: int | None, expected: Any) -> None:
+    resolved = with_shards(small(runtime=runtime, shards=shards))
+    assert (resolved.shards, num_hosts(resolved)) == expected
+    assert with_shards(small(runtime=runtime, shards=shards), recorded=7).shards == (shards or 7)
+
+
+def test_shards_that_were_chosen_stand_in_the_run(finished: fedgraft.Run) -> None:
+    assert finished.scenario.shards == 1
+    hosts = finished.summary["hosts"]
+    assert (hosts["number"], hosts["shards"]) == (1, 1)
+    assert hosts["predicted_imbalance"] == hosts["measured_imbalance"] == 1
 
 
 def test_notes_of_the_data_are_told(tmp_path: Path) -> None:

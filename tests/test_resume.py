@@ -227,6 +227,20 @@ def test_runtime_may_differ(scenario: Path, undisturbed: Callable[[Path], fedgra
     assert_same_bits(resumed, undisturbed(scenario))
 
 
+def test_shards_left_open_are_those_of_the_run(tmp_path: Path) -> None:
+    """The run was cut into five; a scenario that leaves it open goes on with these, an explicit other is refused."""
+    whole = fedgraft.run(small_file(tmp_path, **CHANGES, shards=5), out=tmp_path / "whole")
+    out = unfinished(whole, tmp_path)
+    (out / "checkpoints" / f"round-{ROUNDS:06d}.safetensors").unlink()
+    (out / "head.safetensors").unlink()
+    open_number = small_file(tmp_path, **CHANGES)
+    with pytest.raises(StoreError, match=r"started with another scenario \(other: shards\)"):
+        fedgraft.run(open_number, ["shards=4"], out=out, resume=True)
+    resumed = fedgraft.run(open_number, out=out, resume=True)
+    assert resumed.scenario.shards == 5
+    assert_same_bits(resumed, whole)
+
+
 def test_finished_run_says_so(scenario: Path, undisturbed: Callable[[Path], fedgraft.Run]) -> None:
     run = undisturbed(scenario)
     before = {path: path.stat().st_mtime_ns for path in run.directory.rglob("*") if path.is_file()}

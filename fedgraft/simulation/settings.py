@@ -31,4 +31,7 @@ class FlowerRuntime(Settings):
     """Groups of clients that train side by side in each host, each on one thread."""
 
 
+ResolvedShards = Annotated[PositiveInt, BeforeValidator(lambda value: 1 if value is None else value)]
+"""What an app reads as the scenario's `shards`: a run's own are resolved before it starts; else null is 1."""
+
 RuntimeSettings = Annotated[InlineRuntime | FlowerRuntime, Field(discriminator="name"), BeforeValidator(named)]

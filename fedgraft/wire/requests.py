@@ -41,6 +41,8 @@ class Description(Settings):
     num_hosts: PositiveInt
     feature_dim: NonNegativeInt
     backbone_digests: tuple[str, ...]
+    host_costs: tuple[NonNegativeFloat, ...] = ()
+    """Predicted multiplications a round of each host of the simulation; hosts must agree, or clients were lost."""
     notes: tuple[str, ...] = ()
 
 

@@ -81,6 +81,13 @@ class Site:
         return unpack(self.send(pack(body, groups), message_type), model, message_type)
 
 
+def describe_clients(site: Site) -> tuple[Description, list[str]]:
+    """Return what a site says of itself, and its clients' names."""
+    body, groups = site.ask(DescribeRequest(run_id="r"))
+    text = groups["clients"]["names"].tobytes().decode()
+    return body, text.split("\n") if text else []
+
+
 def request(**changes: Any) -> TrainRequest:
     return TrainRequest(**{"run_id": "r", "weights_digest": "", "round_number": 1, "shard": 0, **changes})
 

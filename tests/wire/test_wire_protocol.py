@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ from pydantic import ValidationError
 from fedgraft.errors import WireError
 from fedgraft.wire.protocol import PACKAGES, check_number, package_directory
 from fedgraft.wire.requests import BackboneRequest, CrossValidateRequest, TrainReply, TrainRequest
-from fedgraft.wire.shards import host_of_client, shard_of_client
+from fedgraft.wire.shards import host_of_shard, imbalance, shard_of_client
 
 
 @pytest.mark.parametrize("came", [2, 0, "1", None, True, 1.0])
@@ -69,24 +70,43 @@ def test_a_missing_package_is_named() -> None:
         package_directory("no_such_package")
 
 
-@given(st.integers(0, 300), st.integers(1, 40), st.integers(1, 10))
-def test_shards_are_runs_of_nearly_equal_length(num_clients: int, num_shards: int, num_hosts: int) -> None:
+@given(st.integers(0, 300), st.integers(1, 40))
+def test_shards_are_runs_of_nearly_equal_length(num_clients: int, num_shards: int) -> None:
     shards = shard_of_client(num_clients, num_shards)
     assert shards.shape == (num_clients,)
     assert (np.diff(shards) >= 0).all()
     counts = np.bincount(shards, minlength=num_shards)
     assert len(counts) == num_shards
     assert counts.max() - counts.min() <= 1
-    hosts = host_of_client(num_clients, num_shards, num_hosts)
-    for shard in range(num_shards):
-        assert len(set(hosts[shards == shard].tolist())) <= 1  # a shard is never cut between hosts
-    assert (hosts < num_hosts).all()
 
 
 def test_shards_by_hand() -> None:
     assert shard_of_client(7, 3).tolist() == [0, 0, 0, 1, 1, 2, 2]
-    assert host_of_client(7, 3, 2).tolist() == [0, 0, 0, 1, 1, 0, 0]
     assert shard_of_client(0, 3).tolist() == []
+
+
+def test_shards_are_placed_by_hand() -> None:
+    """5 to host 0; 3 and 3 to host 1 (6); 2 to host 0 (7); 2 to host 1 (8); 1 to host 0 (8)."""
+    assert host_of_shard(np.array([5.0, 3, 3, 2, 2, 1]), 2).tolist() == [0, 1, 1, 0, 1, 0]
+    assert host_of_shard(np.array([1.0, 1, 1]), 2).tolist() == [0, 1, 0]
+    assert host_of_shard(np.zeros(3), 3).tolist() == [0, 1, 2]  # shards without samples leave no host without a shard
+    assert host_of_shard(np.array([2.0]), 3).tolist() == [0]
+
+
+@given(st.lists(st.integers(0, 50), min_size=1, max_size=7), st.integers(1, 3))
+def test_placement_is_near_the_best(costs: list[int], num_hosts: int) -> None:
+    """Against every placement there is; Graham's bound of 4/3 - 1/(3 m)."""
+    hosts = host_of_shard(np.array(costs, dtype=float), num_hosts)
+    assert set(hosts.tolist()) == set(range(min(num_hosts, len(costs))))
+    busiest = np.bincount(hosts, costs).max()
+    every = itertools.product(range(num_hosts), repeat=len(costs))
+    best = min(np.bincount(placed, costs).max() for placed in every)
+    assert busiest <= best * (4 / 3 - 1 / (3 * num_hosts)) + 1e-9
+
+
+def test_imbalance() -> None:
+    assert imbalance(np.array([3.0, 1.0])) == 1.5
+    assert imbalance(np.array([0.0, 0.0])) == imbalance(np.zeros(0)) == 1.0
 
 
 def test_bodies_refuse_what_makes_no_sense() -> None:

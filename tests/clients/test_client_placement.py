@@ -1,0 +1,44 @@
+"""Clients are placed on hosts by what their training is predicted to cost."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from small_scenario import Site, describe_clients
+
+from clients.placement import client_costs, place
+from clients.settings import TrainSettings
+from fedgraft.models.head_settings import LinearHead
+
+TRAIN = TrainSettings(local_epochs=2, batch_size=4)
+
+
+def test_costs_by_hand() -> None:
+    """20 samples of 8 features, 3 outputs: 2 epochs of 5 batches of 4.
+
+    dual: 10 x 4 x 20 x 3 + 2 x 20 x 8 x 3 + 20^2 x 8 / 20 = 2400 + 960 + 160; primal: 10 x 8 x 3 x (2 x 4 + 16).
+    """
+    counts = np.array([0, 20, 0, 20])
+    assert client_costs(counts, 8, 3, LinearHead(), TRAIN).tolist() == [0, 3520, 0, 3520]
+    primal = TRAIN.model_copy(update={"form": "primal"})
+    assert client_costs(counts, 8, 3, LinearHead(), primal).tolist() == [0, 5760, 0, 5760]
+
+
+def test_one_large_client_is_worth_many_small_ones() -> None:
+    """Four shards of two: the large client's shard has a host to itself; the plain turn would give it a second."""
+    counts = np.array([400, 0, 10, 10, 10, 10, 10, 10])
+    placed = place(counts, 4, 2, 64, 10, LinearHead(), TRAIN)
+    assert placed.shards.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert placed.hosts.tolist() == [0, 0, 1, 1, 1, 1, 1, 1]
+    costs = client_costs(counts, 64, 10, LinearHead(), TRAIN)
+    np.testing.assert_allclose(placed.host_costs, [costs[:2].sum(), costs[2:].sum()], rtol=1e-12)
+
+
+@pytest.mark.parametrize("num_hosts", [1, 2, 3])
+def test_hosts_that_compute_alone_share_all_clients(num_hosts: int) -> None:
+    everyone = describe_clients(Site(shards=4))[1]
+    found = [describe_clients(Site(number, num_hosts, shards=4)) for number in range(num_hosts)]
+    assert sorted(name for _, names in found for name in names) == everyone
+    assert len({body.host_costs for body, _ in found}) == 1
+    costs = found[0][0].host_costs
+    assert len(costs) == (num_hosts if num_hosts > 1 else 0)
