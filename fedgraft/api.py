@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 import os
 import time
 import uuid
@@ -19,6 +20,7 @@ from fedgraft.runs import Run
 from fedgraft.submission import RunFacts, Submission
 
 if TYPE_CHECKING:
+    from fedgraft.simulation.ray_session import RaySession
     from scenarios.schema import Scenario
 
 SWITCHED_OFF = {
@@ -52,7 +54,7 @@ def run(
     Args:
         scenario: a file, the name of a shipped scenario, or a `Scenario`.
         overrides: `key.sub=value`, as `--set` takes them; not with a `Scenario`.
-        runtime: `inline` or `flower`, instead of the scenario's.
+        runtime: `inline`, `ray` or `flower`, instead of the scenario's.
         out: the run directory; default: a new one below `runs/`.
         resume: go on with the run in `out`, or else with the newest unfinished run of this scenario.
         on_event: called with each progress event.
@@ -64,14 +66,21 @@ def run(
     resolved = resolve(scenario, overrides, runtime)
     quieten(verbose)
     check_strategy(resolved)
-    with listening(on_event) if on_event else contextlib.nullcontext():
+    with contextlib.ExitStack() as stack:
+        if on_event:
+            stack.enter_context(listening(on_event))
         directory, resuming = _directory(resolved, out, resume)
         done = Run(directory)
         if resuming and done.finished:
             report("note", text=f"the run in {directory} is finished already")
             return done
-        resolved = with_shards(resolved, done.scenario.shards if resuming else None)
         try:
+            session, room = _begin_ray(resolved, stack, verbose)
+            resolved = with_shards(resolved, done.scenario.shards if resuming else None, room)
+            if session is not None:
+                session.start(
+                    max(_usable_cores(), math.ceil(num_hosts(resolved, room) * session.settings.cpus_per_host))
+                )
             prepared, feature_dim = prepare(resolved)
         except BaseException:
             _remove_if_empty(directory)
@@ -80,12 +89,12 @@ def run(
             run_id=str(done.facts["run_id"]) if resuming else str(uuid.uuid4()),
             directory=str(directory),
             resume=resuming,
-            num_hosts=num_hosts(resolved),
+            num_hosts=num_hosts(resolved, room),
             threads=resolved.runtime.threads,
             feature_dim=feature_dim,
             prepared_seconds=prepared,
         )
-        _start(resolved, Submission(resolved.model_dump_json(), facts), verbose)
+        _start(resolved, Submission(resolved.model_dump_json(), facts), session, verbose)
     return done
 
 
@@ -138,19 +147,29 @@ def check_strategy(scenario: Scenario) -> None:
         UnpackedStrategy.of(scenario.strategy)
 
 
-def num_hosts(scenario: Scenario) -> int:
-    """Return how many processes speak for the clients: by default one a core, at most one a shard if that is known."""
+def num_hosts(scenario: Scenario, room: int | None = None) -> int:
+    """Return how many processes speak for the clients: at most one a shard, if that number is known.
+
+    Args:
+        scenario: the scenario.
+        room: for how many a cluster has room; by default as many as this machine has cores.
+    """
     if scenario.runtime.name == "inline":
         return 1
-    wanted = scenario.runtime.hosts or max(1, len(os.sched_getaffinity(0)))
+    wanted = scenario.runtime.hosts or room or _usable_cores()
     return wanted if scenario.shards is None else min(scenario.shards, wanted)
 
 
-def with_shards(scenario: Scenario, recorded: int | None = None) -> Scenario:
+def _usable_cores() -> int:
+    """Return the cores that this process may use; a batch system may have given it a few of many."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def with_shards(scenario: Scenario, recorded: int | None = None, room: int | None = None) -> Scenario:
     """Return the scenario with its number of shards: its own, a resumed run's, or what fits the number of hosts."""
     if scenario.shards is not None:
         return scenario
-    number = num_hosts(scenario)
+    number = num_hosts(scenario, room)
     fitting = SHARDS_A_HOST * number if number > 1 else 1
     return scenario.model_copy(update={"shards": recorded or fitting})
 
@@ -191,8 +210,41 @@ def quieten(verbose: bool) -> None:
         logging.getLogger(name).setLevel(logging.INFO if verbose else logging.ERROR)
 
 
-def _start(scenario: Scenario, submission: Submission, verbose: bool) -> None:
+def _begin_ray(scenario: Scenario, stack: contextlib.ExitStack, verbose: bool) -> tuple[RaySession | None, int | None]:
+    """Return the connection to Ray, if the runtime is `ray`, and for how many hosts somebody's cluster has room.
+
+    A cluster is joined now, since the number of hosts depends on it; a Ray of our own is started later.
+    """
+    if scenario.runtime.name != "ray":
+        return None, None
+    from fedgraft.simulation.ray_session import RaySession
+
+    session = stack.enter_context(RaySession(scenario.runtime, verbose))
+    if session.own:
+        return session, None
+    session.start(0)
+    session.wait()
+    return session, session.free_hosts()
+
+
+def _start(scenario: Scenario, submission: Submission, session: RaySession | None, verbose: bool) -> None:
     """Start both apps in the scenario's runtime and wait for the end."""
+    if session is not None:
+        from fedgraft.simulation.ray_grid import run_on_ray
+        from fedgraft.workspace import open_workspace
+        from server.app import app as server_app
+
+        quieten(verbose)  # once more: Flower sets its own level when it is imported
+        kept = {"XDG_CACHE_HOME": os.environ["XDG_CACHE_HOME"]} if "XDG_CACHE_HOME" in os.environ else {}
+        config = {"scenario": submission.to_run_config()}
+        log = Path(submission.run.directory) / "ray.log"
+        try:
+            run_on_ray(
+                session, server_app, "clients.app:app", submission.run.num_hosts, config, SWITCHED_OFF | kept, log
+            )
+        finally:
+            open_workspace.cache_clear()
+        return
     if scenario.runtime.name == "inline":
         from clients.app import app as client_app
         from clients.host import forget_hosts

@@ -66,7 +66,7 @@ def run(
     scenario: ScenarioArgument,
     overrides: SetOption = [],  # noqa: B006 - typer reads it, nobody changes it
     runtime: Annotated[
-        Literal["inline", "flower"] | None,
+        Literal["inline", "ray", "flower"] | None,
         typer.Option(help="Where the clients run; instead of the scenario's setting."),
     ] = None,
     directory: Annotated[

@@ -56,6 +56,19 @@ def write_bytes(path: Path, data: bytes) -> None:
         temporary.write_bytes(data)
 
 
+def append_text(path: Path, text: str) -> None:
+    """Append to a text file (UTF-8).
+
+    Raises:
+        StoreError: the file can't be written or the disk is full.
+    """
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise StoreError(f"can't write {path}: {error.strerror or error}; free space") from error
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file (UTF-8) whole or not at all."""
     write_bytes(path, text.encode())

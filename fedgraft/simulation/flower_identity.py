@@ -21,8 +21,8 @@ def claim_identity(run_id: int) -> None:
     TaskIdentity.task_id = SERVER_NODE
 
 
-def stamp(message: Message) -> str:
-    """Give a message its id, and return it."""
-    identifier = uuid.uuid4().hex
+def stamp(message: Message, identifier: str | None = None) -> str:
+    """Give a message its id, by default a new one, and return it."""
+    identifier = identifier or uuid.uuid4().hex
     message.metadata.__dict__["_message_id"] = identifier
     return identifier

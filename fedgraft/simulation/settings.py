@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt
+from pydantic import BeforeValidator, Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from fedgraft.settings import Settings, named
 
@@ -31,7 +31,29 @@ class FlowerRuntime(Settings):
     """Groups of clients that train side by side in each host, each on one thread."""
 
 
+class RayRuntime(Settings):
+    """Hosts as Ray actors, on this machine or on a cluster; the server in this process."""
+
+    name: Literal["ray"] = "ray"
+    """Hosts as Ray actors, on this machine or on a cluster; the server in this process."""
+    hosts: PositiveInt | None = None
+    """Actors that speak for the clients; default: one a core (of a cluster: a free one), at most one a shard."""
+    cpus_per_host: PositiveFloat = 1.0
+    """Processor cores that Ray sets aside for each host."""
+    gpus_per_host: NonNegativeFloat = 0.0
+    """GPUs, or the part of one, that Ray sets aside for each host."""
+    threads: PositiveInt = 1
+    """Groups of clients that train side by side in each host, each on one thread: no bit of a trained head depends on it."""
+    address: Annotated[str, Field(min_length=1)] | None = None
+    """The Ray cluster to join: `auto`, `host:port` or `ray://host:port`; it is left running. null: a Ray of our own on
+    this machine, for this run."""
+    object_store_bytes: Annotated[int, Field(ge=80_000_000)] = 200_000_000
+    """Shared memory in which our own Ray passes heads and replies on; features never go through it."""
+
+
+RuntimeSettings = Annotated[
+    InlineRuntime | RayRuntime | FlowerRuntime, Field(discriminator="name"), BeforeValidator(named)
+]
+
 ResolvedShards = Annotated[PositiveInt, BeforeValidator(lambda value: 1 if value is None else value)]
 """What an app reads as the scenario's `shards`: a run's own are resolved before it starts; else null is 1."""
-
-RuntimeSettings = Annotated[InlineRuntime | FlowerRuntime, Field(discriminator="name"), BeforeValidator(named)]
