@@ -12,6 +12,7 @@ import faulthandler
 import logging
 import os
 import shutil
+import socket
 import subprocess
 import tempfile
 import threading
@@ -25,6 +26,7 @@ from fedgraft.simulation import process_tree
 from fedgraft.simulation.settings import RayRuntime
 
 GRACE_SECONDS = 5.0
+KNOCK_SECONDS = 5.0
 _LONGEST_BASE = 20  # characters; Ray's sockets lie 83 deeper and Linux takes 107 in all
 _SWITCHES = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # else Ray warns of what it will do in a later version
@@ -72,8 +74,10 @@ class RaySession:
         if isinstance(self._error, LaunchError):
             raise self._error
         if self._error is not None:
-            where = "start" if self.own else f"join the cluster at {self.settings.address!r}"
-            raise LaunchError(f"Ray could not {where}: {_first_line(self._error)}") from self._error
+            what = "Ray could not be started"
+            if not self.own:
+                what = f"the Ray cluster at {self.settings.address!r} could not be joined"
+            raise LaunchError(f"{what}: {_first_line(self._error)}") from self._error
 
     def free_hosts(self) -> int:
         """Return for how many hosts the cluster has room now, at least 1."""
@@ -152,6 +156,7 @@ class RaySession:
     def _joined(self) -> Iterator[None]:
         import ray
 
+        _knock(str(self.settings.address))
         try:
             ray.init(address=self.settings.address, **self._logging())
             yield
@@ -209,6 +214,28 @@ def _children() -> list[subprocess.Popen[bytes]]:
 
     node = worker._global_node
     return [info.process for infos in node.all_processes.values() for info in infos] if node is not None else []
+
+
+def _knock(address: str) -> None:
+    """Refuse an address at which nobody listens; Ray itself would go on trying for minutes.
+
+    Raises:
+        LaunchError: nobody answers, or it is no address.
+    """
+    if address in ("auto", "local"):
+        return
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        raise LaunchError(
+            f"runtime.address: came {address!r}, expected auto, host:port or ray://host:port; null starts a Ray of our own"
+        )
+    try:
+        socket.create_connection((host, int(port)), timeout=KNOCK_SECONDS).close()
+    except OSError as error:
+        raise LaunchError(
+            f"no Ray answers at runtime.address {address!r} ({error.strerror or error}); start one there (ray start "
+            "--head), or set null for a Ray of our own"
+        ) from error
 
 
 def resources(available: bool = False) -> dict[str, float]:
