@@ -227,7 +227,8 @@ def _knock(address: str) -> None:
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdigit():
         raise LaunchError(
-            f"runtime.address: came {address!r}, expected auto, host:port or ray://host:port; null starts a Ray of our own"
+            f"runtime.address: came {address!r}, expected auto, host:port or ray://host:port; set null for a Ray of "
+            "our own"
         )
     try:
         socket.create_connection((host, int(port)), timeout=KNOCK_SECONDS).close()

@@ -119,8 +119,11 @@ def kill_one_at_work(killed: list[int]) -> None:
 
 
 @pytest.mark.usefixtures("shared_ray")
-def test_a_host_killed_at_work_changes_no_bit(tmp_path: Path) -> None:
-    inline = fedgraft.run(small(**SLOW_ROUNDS), out=tmp_path / "inline")
+@pytest.mark.parametrize("strategy", ["fedavg", "scaffold"])
+def test_a_host_killed_at_work_changes_no_bit(tmp_path: Path, strategy: str) -> None:
+    """SCAFFOLD's control variates live in the host that dies."""
+    changes = {**SLOW_ROUNDS, "strategy": strategy}
+    inline = fedgraft.run(small(**changes), out=tmp_path / "inline")
     killed: list[int] = []
     notes: list[str] = []
     killer = threading.Thread(target=kill_one_at_work, args=(killed,))
@@ -131,7 +134,7 @@ def test_a_host_killed_at_work_changes_no_bit(tmp_path: Path) -> None:
         if event["kind"] == "note":
             notes.append(event["text"])
 
-    ray = fedgraft.run(on_ray(**SLOW_ROUNDS), out=tmp_path / "ray", on_event=hear)
+    ray = fedgraft.run(on_ray(**changes), out=tmp_path / "ray", on_event=hear)
     killer.join()
     assert len(killed) == 1
     assert next(note for note in notes if "died" in note).endswith("died; it is started again and asked again")
