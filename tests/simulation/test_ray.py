@@ -72,8 +72,11 @@ def shared_ray() -> Iterator[None]:
         ({"server.clients_per_round": 4}, 2),
         ({"strategy": {"name": "flower:FedAdam", "parameters": {"eta": 0.05}}}, 3),
         ({"head": {"name": "mlp", "hidden": [8]}}, 1),
+        ({"strategy": "qfedavg", "init": "ncm"}, 2),
+        ({"strategy": "scaffold", "server.clients_per_round": 5}, 2),
+        ({"strategy": {"name": "ridge", "relative_penalties": [1e-3, 1e-1, 10.0]}, "server.rounds": 1}, 2),
     ],
-    ids=["sums", "stack", "mlp"],
+    ids=["sums", "stack", "mlp", "losses", "variates", "two exchanges of statistics"],
 )
 def test_the_bits_of_inline(tmp_path: Path, changes: dict[str, Any], hosts: int) -> None:
     changes = {"shards": 5, "server.rounds": 3, **changes}
