@@ -43,7 +43,7 @@ class RayRuntime(Settings):
     gpus_per_host: NonNegativeFloat = 0.0
     """GPUs, or the part of one, that Ray sets aside for each host."""
     threads: PositiveInt = 1
-    """Groups of clients that train side by side in each host, each on one thread: no bit of a trained head depends on it."""
+    """Groups of clients that train side by side in each host, each on one thread."""
     address: Annotated[str, Field(min_length=1)] | None = None
     """The Ray cluster to join: `auto`, `host:port` or `ray://host:port`; it is left running. null: a Ray of our own on
     this machine, for this run."""
