@@ -94,6 +94,30 @@ class _Finished:
     part: Part
 
 
+ANSWERS_KEPT = 64
+"""Last answers under halves that keep state, one a run and shard, in case that they are asked for again."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a host answered to a request to train."""
+
+    request: TrainRequest
+    asked: Groups
+    body: TrainReply
+    groups: Groups
+
+    def answers(self, request: TrainRequest, asked: Groups) -> bool:
+        """Return whether this is the answer to a request, to the last bit of its arrays."""
+        if request != self.request or asked.keys() != self.asked.keys():
+            return False
+        pairs = [(asked[group], self.asked[group]) for group in asked]
+        return all(
+            one.keys() == other.keys() and all(np.array_equal(one[name], other[name]) for name in one)
+            for one, other in pairs
+        )
+
+
 class Host:
     """Speaks for the clients of one host of a simulation.
 
@@ -133,6 +157,7 @@ class Host:
         self._weights_digest: str | None = None
         self._engine_kept: tuple[NDArray[Any], NDArray[Any], Engine] | None = None
         self._states_kept: dict[tuple[str, str, Path | None], ClientStates] = {}
+        self._answered: dict[tuple[str, int], Answer] = {}
 
     def _attack(self) -> Attack | None:
         """Return the scenario's attack, as this host's clients take part in it; None if there is none."""
@@ -232,6 +257,14 @@ class Host:
         head, index = self._head(groups, features), self._index(groups)
         states, shared = self._states(request, head, index, features, state_folder), self._shared(request, groups, head)
         if states is not None and request.state is not None:
+            last = self._answered.get((request.run_id, request.shard))
+            # Asked again, since an answer was lost or late: the state has changed already, and must not change twice.
+            if (
+                last is not None
+                and last.answers(request, groups)
+                and states.is_at(request.shard, request.state.becomes)
+            ):
+                return last.body, last.groups
             if not states.start_from(request.shard, request.state.version):
                 return self._without_state(request, len(index), started), {}
             becoming = states.becoming(request.shard, request.state.becomes)
@@ -239,6 +272,9 @@ class Host:
                 body, out = self._trained(request, head, index, features, _control(states, shared, index), started)
             if request.state.keep:
                 states.keep(request.shard)
+            while len(self._answered) >= ANSWERS_KEPT:
+                del self._answered[next(iter(self._answered))]
+            self._answered[request.run_id, request.shard] = Answer(request, groups, body, out)
             return body, out
         return self._trained(request, head, index, features, None, started)
 

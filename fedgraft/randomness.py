@@ -54,6 +54,12 @@ def key(
         return mix(state + GAMMA + np.uint64(epoch))
 
 
+def uniforms(keys: NDArray[np.uint64]) -> NDArray[np.float64]:
+    """Return one number in [0, 1) a key, `(num_keys,)`."""
+    with np.errstate(over="ignore"):
+        return np.asarray((mix(keys + GAMMA) >> np.uint64(11)) * 2.0**-53)
+
+
 def orders(keys: NDArray[np.uint64], num_samples: int) -> NDArray[np.int64]:
     """Return one permutation of `range(num_samples)` a key, `(num_keys, num_samples)`."""
     counters = np.arange(1, num_samples + 1, dtype=np.uint64)

@@ -15,6 +15,7 @@ from fedgraft.models.loss_settings import AutoLoss, LossSettings
 from fedgraft.models.settings import BackboneSettings
 from fedgraft.settings import Settings, named, setting_fault
 from fedgraft.simulation.settings import InlineRuntime, RuntimeSettings
+from server.availability_settings import AvailabilitySettings
 from server.settings import EvaluationSettings, ServerSettings
 from strategies.fedavg import FedAvg
 from strategies.registry import ClosedFormSettings, StrategySettings
@@ -45,6 +46,8 @@ class Scenario(Settings):
     """A closed form whose head the first round starts from, e.g. `ridge`; null: zeros, or small random numbers."""
     attack: AttackSettings | None = None
     """Clients that lie, to see what the strategy makes of it; for simulations only. null: nobody does."""
+    availability: AvailabilitySettings | None = None
+    """Who comes to a round and how long it takes, in a simulation; null: all that are asked come."""
     server: ServerSettings = ServerSettings()
     """How many rounds, and with whom."""
     evaluation: EvaluationSettings = EvaluationSettings()

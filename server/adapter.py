@@ -20,7 +20,6 @@ from fedgraft.closed_form import regression_moments
 from fedgraft.errors import FedGraftError, TrainingError, WireError, listed
 from fedgraft.evaluation import Objective
 from fedgraft.metrics import Sums, add_sums, metric_shapes, summarise
-from fedgraft.randomness import key, orders
 from fedgraft.wire.records import Arrays, array_record, expect, pack
 from fedgraft.wire.requests import (
     EvaluateReply,
@@ -30,6 +29,7 @@ from fedgraft.wire.requests import (
     TrainReply,
     TrainRequest,
 )
+from server.attendance import Attendance, Present
 from server.contribution import combine_leave_out, leave_out_rows
 from server.exchange import StateLostError
 from server.replies import in_order, unpacked_replies
@@ -90,6 +90,7 @@ class PackedStrategy(FlwrStrategy):
         seed: the scenario's.
         weights_digest: of the run's backbone.
         feature_dim: features a sample.
+        attendance: who comes; default: everybody that a round asks.
     """
 
     def __init__(
@@ -103,14 +104,15 @@ class PackedStrategy(FlwrStrategy):
         seed: int,
         weights_digest: str,
         feature_dim: int,
+        attendance: Attendance | None = None,
     ) -> None:
+        self.attendance = attendance or Attendance(None, seed, roster.names, roster.num_train)
         self.strategy = strategy
         self.roster = roster
         self.server = server
         self.evaluation = evaluation
         self.objective = objective
         self.run_id = run_id
-        self.seed = seed
         self.weights_digest = weights_digest
         self._questions = Questions(roster, run_id, weights_digest, feature_dim)
         self.head: Arrays = {}
@@ -133,10 +135,24 @@ class PackedStrategy(FlwrStrategy):
 
     def cohort(self, round_number: int) -> NDArray[np.int64]:
         """Return the clients of a round, ascending: a pure function of seed and round."""
+        return self.present(round_number).clients
+
+    def present(self, round_number: int) -> Present:
+        """Return who takes part in a round, and who was asked in vain."""
         num_clients = len(self.roster.names)
-        order = orders(key(self.seed, "cohort", round_number), num_clients)[0]
-        chosen = num_clients if self.strategy.everybody else self.server.cohort_size(num_clients)
-        return np.sort(order[:chosen])
+        wanted = num_clients if self.strategy.everybody else self.server.cohort_size(num_clients)
+        return self.attendance.present(round_number, wanted)
+
+    def shortage(self, round_number: int) -> str | None:
+        """Return why too few clients take part in a round for it to be had; None: there are enough.
+
+        Only where availability is simulated: else that is a fault of the scenario.
+        """
+        if self.attendance.settings is None:
+            return None
+        present = self.present(round_number)
+        few = int((self.roster.num_train[present.clients] > 0).sum())
+        return self.attendance.shortage(present) or self.strategy.shortage(few)
 
     def evaluates_after(self, round_number: int) -> bool:
         """Return whether the head after a round (0: the start) is evaluated."""
@@ -257,21 +273,22 @@ class PackedStrategy(FlwrStrategy):
             outcome = self.strategy.aggregate(self.state or {}, self.head, tuple(self._gathered))
         except ValueError as error:  # a pure strategy has no other words for what it can't do
             raise TrainingError(f"strategy {self.strategy.title}, round {server_round}: {error}") from error
-        self._leave_out()
+        self._leave_out(server_round)
         self.head, self.state, self._plan = dict(outcome.head), dict(outcome.state), ()
         metrics: dict[str, MetricRecordValues] = dict(outcome.metrics)
         if record.train_loss is not None:
             metrics["train_loss"] = record.train_loss
         return array_record(self.head), MetricRecord(metrics)
 
-    def _leave_out(self) -> None:
+    def _leave_out(self, round_number: int) -> None:
         """Keep the heads without each client, if the scenario asks for them."""
         if not self.evaluation.contribution:
             return
         if self.strategy.leaves_out == "hosts":
             self.without = self._gathered[-1].stack
         else:
-            self.without = leave_out_rows(self.strategy, self.state or {}, self.head, self._gathered[0])
+            state, clients = self.state or {}, self.cohort(round_number)
+            self.without = leave_out_rows(self.strategy, state, self.head, self._gathered[0], clients)
 
     def _combine(self, round_number: int, request: Request, replies: Sequence[Message]) -> tuple[Replies, RoundRecord]:
         """Check the replies of one exchange and add them, in shard order, in float64."""

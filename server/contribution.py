@@ -58,14 +58,16 @@ def combine_leave_out(
     return heads | kept
 
 
-def leave_out_rows(strategy: Strategy, state: Arrays, head: Arrays, replies: Replies) -> dict[str, NDArray[Any]]:
-    """Return the heads without each client, `(num_clients, *shape)`, by leaving out its rows of `ClassSums`.
+def leave_out_rows(
+    strategy: Strategy, state: Arrays, head: Arrays, replies: Replies, clients: NDArray[np.int64]
+) -> dict[str, NDArray[Any]]:
+    """Return the heads without each of some clients, `(num_clients, *shape)`, by leaving out its rows of `ClassSums`.
 
     Raises:
         TrainingError: without a client there is no head.
     """
     rows, heads = replies.statistics, []
-    for client in range(replies.num_clients):
+    for client in clients.tolist():
         others = rows["client"] != client
         left = replace(replies, statistics={name: value[others] for name, value in rows.items()})
         try:
@@ -79,14 +81,16 @@ def leave_out_rows(strategy: Strategy, state: Arrays, head: Arrays, replies: Rep
 def write_contributions(course: Course) -> None:
     """Write the heads without each client, and what each gets right on the central test part, if there is one."""
     heads, roster, path = course.adapter.without, course.roster, course.directory.path
-    facts = {"schema": SCHEMA, "clients": list(roster.names), "round": course.round_number}
+    clients = course.adapter.cohort(course.round_number)
+    names = [roster.names[client] for client in clients]
+    facts = {"schema": SCHEMA, "clients": names, "round": course.round_number}
     save_tensors(path / HEADS_FILE, heads, facts)
     metric = PRIMARY[course.adapter.objective.task]
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(("client", "num_train", metric, f"{metric}_without", "effect"))
     with_all = _score(course, course.head, metric)
-    for number, (name, count) in enumerate(zip(roster.names, roster.num_train.tolist(), strict=True)):
+    for number, (name, count) in enumerate(zip(names, roster.num_train[clients].tolist(), strict=True)):
         without = _score(course, {part: value[number] for part, value in heads.items()}, metric)
         scores = () if with_all is None or without is None else (with_all, without, with_all - without)
         writer.writerow((name, count, *(f"{score:.9g}" for score in scores)))

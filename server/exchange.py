@@ -9,6 +9,7 @@ from flwr.app import Message
 from flwr.serverapp import Grid
 
 from fedgraft.errors import FedGraftError, listed
+from fedgraft.progress import report
 from fedgraft.wire.records import record_bytes
 from server.checkpoint import Counters
 
@@ -25,39 +26,66 @@ class StateLostError(FedGraftError):
 
 
 def exchange(
-    grid: Grid, messages: Sequence[Message], counters: Counters, phase: str, timeout_seconds: float
+    grid: Grid,
+    messages: Sequence[Message],
+    counters: Counters,
+    phase: str,
+    timeout_seconds: float,
+    retries: int = 0,
 ) -> list[Message]:
     """Send messages and return their replies, in the order of the messages.
+
+    A message that is not answered in time is sent again. Of the answers to one message the first counts, whichever
+    sending it answers, so that nothing is added twice; hosts answer a repeated request with the same bits.
 
     Raises:
         HostError: a host failed or was silent; in a simulation nobody may be missing, since the numbers
             would silently be others.
     """
     started = time.perf_counter()
-    counters.bytes_down += sum(record_bytes(message.content) for message in messages)
-    identifiers = list(grid.push_messages(messages))
-    waiting, replies = set(identifiers), dict[str, Message]()
-    while waiting:
-        for reply in grid.pull_messages(waiting):
-            replies[reply.metadata.reply_to_message_id] = reply
-        waiting -= set(replies)
-        if waiting and time.perf_counter() - started > timeout_seconds:
-            pairs = zip(identifiers, messages, strict=True)
-            silent = sorted({message.metadata.dst_node_id for identifier, message in pairs if identifier in waiting})
-            raise HostError(
-                f"{len(waiting)} of {len(messages)} messages '{phase}' were not answered within "
-                f"{timeout_seconds:g} s, by the hosts {listed(map(str, silent))}; "
-                "raise server.timeout_seconds if they are only slow"
-            )
-        if waiting:
+    found: dict[int, Message] = {}
+    places = _push(grid, messages, range(len(messages)), counters)
+    sent, sendings = started, 1
+    while len(found) < len(messages):
+        for reply in grid.pull_messages(places):
+            found.setdefault(places[reply.metadata.reply_to_message_id], reply)
+        places = {identifier: place for identifier, place in places.items() if place not in found}
+        silent = sorted(set(places.values()))
+        if silent and time.perf_counter() - sent > timeout_seconds:
+            hosts = listed(str(node) for node in sorted({messages[place].metadata.dst_node_id for place in silent}))
+            text = f"{len(silent)} of {len(messages)} messages '{phase}' were not answered within {timeout_seconds:g} s"
+            if sendings > retries:
+                tries = f", {sendings} times" if retries else ""
+                raise HostError(
+                    f"{text}{tries}, by the hosts {hosts}; raise server.timeout_seconds if they are only slow"
+                )
+            report("note", text=f"{text}, by the hosts {hosts}; they are sent again")
+            again = {place: _copy(messages[place]) for place in silent}
+            places |= _push(grid, list(again.values()), list(again), counters)
+            sent, sendings = time.perf_counter(), sendings + 1
+        if silent:
             time.sleep(POLL_SECONDS)
-    for identifier in identifiers:
-        if replies[identifier].has_error():
-            raise HostError(_reason(replies[identifier], phase))
-    ordered = [replies[identifier] for identifier in identifiers]
+    ordered = [found[place] for place in range(len(messages))]
+    for reply in ordered:
+        if reply.has_error():
+            raise HostError(_reason(reply, phase))
     counters.bytes_up += sum(record_bytes(reply.content) for reply in ordered)
     counters.spend(phase, time.perf_counter() - started)
     return ordered
+
+
+def _push(grid: Grid, messages: Sequence[Message], places: Sequence[int], counters: Counters) -> dict[str, int]:
+    """Send messages; return their ids, each with the place of what it asks for."""
+    counters.bytes_down += sum(record_bytes(message.content) for message in messages)
+    return dict(zip(grid.push_messages(messages), places, strict=True))
+
+
+def _copy(message: Message) -> Message:
+    """Return a message that says the same, with an id of its own."""
+    facts = message.metadata
+    return Message(
+        message.content, dst_node_id=facts.dst_node_id, message_type=facts.message_type, group_id=facts.group_id
+    )
 
 
 def _reason(reply: Message, phase: str) -> str:

@@ -24,14 +24,14 @@ def unpacked_replies(
 ) -> list[tuple[AnyReply, Groups]]:
     """Return the bodies and arrays of the replies in the order of the calls, in whatever order they came.
 
+    Of two replies for the same clients and round the first counts: what is sent twice is not added twice.
+
     Raises:
         HostError: a reply is an error.
-        WireError: a reply is missing, surplus, of another round, or speaks of other clients than it was asked for.
+        WireError: a reply is missing, of another round, or speaks of other clients than it was asked for.
     """
     waiting = {(call.shard, call.node): call for call in calls}
-    if len(replies) != len(waiting):
-        raise WireError(f"{len(replies)} replies came to {len(waiting)} messages of round {round_number}")
-    found = {}
+    found: dict[tuple[int, int], tuple[AnyReply, Groups]] = {}
     for reply in replies:
         node = reply.metadata.src_node_id
         if reply.has_error():
@@ -40,11 +40,15 @@ def unpacked_replies(
         body, groups = unpack(reply.content, model, what)
         if body.round_number != round_number:
             raise WireError(f"{what} is for round {body.round_number}, expected {round_number}; a stale reply")
+        if (body.shard, node) in found:
+            continue
         call = waiting.pop((body.shard, node), None)
         if call is None:
-            raise WireError(f"{what} is for shard {body.shard}, which it was not asked for, or which came twice")
+            raise WireError(f"{what} is for shard {body.shard}, which it was not asked for")
         _check_clients(call, body.num_clients, groups.get("clients", {}), what)
         found[call.shard, node] = (body, groups)
+    if waiting:
+        raise WireError(f"{len(found)} replies came to {len(calls)} messages of round {round_number}")
     return [found[call.shard, call.node] for call in calls]
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import time
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from flwr.app import ConfigRecord, MetricRecord
+from flwr.app import ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 
 from fedgraft.errors import Fault, ScenarioError, listed
@@ -25,6 +26,7 @@ from fedgraft.threads import numpy_threads
 from fedgraft.wire.records import Arrays, array_record
 from fedgraft.workspace import open_workspace
 from server.adapter import PackedStrategy, RoundRecord
+from server.attendance import Attendance
 from server.backbone import distribute
 from server.balance import predicted_line
 from server.checkpoint import Checkpoint, Counters, last_checkpoint, save_checkpoint
@@ -135,6 +137,8 @@ def _begin(
     )
     part.check_task(roster.task)
 
+    attendance = Attendance(part.availability, part.seed, roster.names, roster.num_train)
+
     def adapter_of(strategy: Strategy, evaluation: EvaluationSettings = part.evaluation) -> PackedStrategy:
         return PackedStrategy(
             _strategy(strategy),
@@ -146,6 +150,7 @@ def _begin(
             part.seed,
             info.weights_digest,
             feature_dim,
+            attendance,
         )
 
     adapter = adapter_of(part.strategy)
@@ -205,22 +210,42 @@ def _round(course: Course) -> None:
     started, before = time.perf_counter(), (course.counters.bytes_down, course.counters.bytes_up)
     number = course.round_number + 1
     adapter = course.adapter
-    metrics = _exchanges(course, adapter, number)
-    course.head, course.round_number = adapter.head, number
-    record = adapter.record
+    shortage = adapter.shortage(number)
+    if shortage is not None:
+        report("note", text=f"round {number} is skipped: {shortage}")
+        metrics, record = None, None
+    else:
+        metrics = _exchanges(course, adapter, number)
+        course.head, record = adapter.head, adapter.record
+    course.round_number = number
     if record is not None:
         _write_record(course, record, number)
     _evaluate_centrally(course)
     if adapter.without:
         write_contributions(course)
     row: dict[str, Any] = {"num_clients": len(record.clients) if record else 0, **dict(metrics or {})}
+    row |= _attendance_of(adapter, number)
     row["bytes_down"] = course.counters.bytes_down - before[0]
     row["bytes_up"] = course.counters.bytes_up - before[1]
     row["seconds"] = round(time.perf_counter() - started, 6)
     course.directory.row(number, "train", row)
     report("round", number=number, of=course.part.server.rounds, **course.directory.latest)
-    if course.part.server.saves_after(number):
+    # In a skipped round hosts did not write the client state that a checkpoint would name.
+    if course.part.server.saves_after(number) and (shortage is None or not adapter.versions.any()):
         _save(course)
+
+
+def _attendance_of(adapter: PackedStrategy, number: int) -> dict[str, float]:
+    """Return what a simulated availability made of a round; nothing if there is none."""
+    if adapter.attendance.settings is None:
+        return {}
+    present = adapter.present(number)
+    return {
+        "num_asked": present.num_asked,
+        "num_missing": present.num_missing,
+        "num_late": present.num_late,
+        "simulated_seconds": round(present.seconds, 6),
+    }
 
 
 def _exchanges(course: Course, adapter: PackedStrategy, number: int) -> MetricRecord | None:
@@ -228,7 +253,7 @@ def _exchanges(course: Course, adapter: PackedStrategy, number: int) -> MetricRe
     sent = array_record(course.head)
     while True:
         messages = list(adapter.configure_train(number, sent, ConfigRecord(), course.grid))
-        replies = exchange(course.grid, messages, course.counters, adapter.phase, course.part.server.timeout_seconds)
+        replies = _answers(course, messages, adapter.phase)
         timer = time.perf_counter()
         # Closed forms solve with NumPy; strategies that only add are not slowed by looking for its libraries.
         with numpy_threads(course.threads) if adapter.phase != "train" else contextlib.nullcontext():
@@ -238,8 +263,17 @@ def _exchanges(course: Course, adapter: PackedStrategy, number: int) -> MetricRe
             return metrics
 
 
+def _answers(course: Course, messages: Sequence[Message], phase: str) -> list[Message]:
+    server = course.part.server
+    return exchange(course.grid, messages, course.counters, phase, server.timeout_seconds, server.retries)
+
+
 def _start_from(course: Course, adapter: PackedStrategy) -> Arrays:
-    """Return the head that a closed form makes before the first round."""
+    """Return the head that a closed form makes before the first round, of the clients that come to the first."""
+    shortage = adapter.shortage(1)
+    if shortage is not None:
+        report("note", text=f"the head that init asks for can't be made: {shortage}; training starts without it")
+        return course.head
     metrics = dict(_exchanges(course, adapter, 1) or {})
     course.directory.row(0, "init", {"strategy": adapter.strategy.title, **metrics})
     return adapter.head
@@ -316,7 +350,7 @@ def _end(course: Course) -> None:
     if course.central is not None and course.central_sums is None:
         course.central_sums = course.central.evaluate(course.head)
     messages = list(adapter.configure_evaluate(number, array_record(course.head), ConfigRecord(), course.grid))
-    replies = exchange(course.grid, messages, course.counters, "evaluate", course.part.server.timeout_seconds)
+    replies = _answers(course, messages, "evaluate")
     adapter.aggregate_evaluate(number, replies)
     if adapter.record is not None:
         _write_record(course, adapter.record, number + 1)

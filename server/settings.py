@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from fedgraft.attack_settings import AttackSettings
 from fedgraft.data.settings import DataSettings
@@ -16,6 +16,7 @@ from fedgraft.models.losses import Task
 from fedgraft.models.settings import BackboneSettings
 from fedgraft.settings import Settings, setting_fault
 from fedgraft.simulation.settings import ResolvedShards
+from server.availability_settings import AvailabilitySettings
 from strategies.registry import ClosedFormSettings, StrategySettings
 
 
@@ -32,6 +33,8 @@ class ServerSettings(Settings):
     """Rounds between two checkpoints; a killed run resumes from the last one."""
     timeout_seconds: PositiveFloat = 3600.0
     """How long the server waits for the replies to one exchange."""
+    retries: NonNegativeInt = 0
+    """How often a message that was not answered in that time is sent again before the run fails."""
 
     @model_validator(mode="after")
     def _count_or_fraction(self) -> ServerSettings:
@@ -93,6 +96,7 @@ class ServerPart(Settings):
     strategy: StrategySettings
     init: ClosedFormSettings | None
     attack: AttackSettings | None = None
+    availability: AvailabilitySettings | None = None
     server: ServerSettings
     evaluation: EvaluationSettings
     shards: ResolvedShards = 1

@@ -53,6 +53,10 @@ class ClientStates:
             files.drop_after(version)
         return True
 
+    def is_at(self, shard: int, version: int) -> bool:
+        """Return whether a shard's state in memory is that of a version."""
+        return self._versions.get(shard, 0) == version
+
     @contextlib.contextmanager
     def becoming(self, shard: int, version: int) -> Iterator[None]:
         """Let the block change a shard's state into the next version; if it fails, no version is left in memory."""

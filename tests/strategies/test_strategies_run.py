@@ -62,6 +62,18 @@ def test_beats_its_start(name: str, tmp_path: Path) -> None:
         assert all(np.isfinite(value) for value in row.values() if isinstance(value, float)), row
 
 
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_clients_need_not_have_every_class(name: str, tmp_path: Path) -> None:
+    """Three of ten classes at each client."""
+    partition = {"name": "pathological", "clients": 12, "classes_per_client": 3}
+    blocks = {"data": {**DIGITS["data"], "partition": partition}, "server": {"rounds": 3}}
+    run = fedgraft.run(scenario({"name": name, **PARAMETERS.get(name, {})}, **blocks), out=tmp_path / "run")
+    central = [row for row in run.metrics if row["group"] == "central"]
+    assert central[-1]["accuracy"] > 0.1
+    for row in run.metrics:
+        assert all(np.isfinite(value) for value in row.values() if isinstance(value, float)), row
+
+
 @pytest.mark.parametrize("name", ["fedadam", "centred-clipping"])
 def test_resumes_with_its_state(name: str, tmp_path: Path) -> None:
     """Resumed from the checkpoint after the fourth of five rounds: the bits of five at once."""
