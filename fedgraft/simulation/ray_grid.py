@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,35 +11,14 @@ from typing import Any
 from flwr.app import ArrayRecord, Context, Error, Message, RecordDict
 from flwr.serverapp import Grid, ServerApp
 
-from fedgraft.errors import FedGraftError, LaunchError
+from fedgraft.errors import FedGraftError
 from fedgraft.files import append_text
 from fedgraft.progress import report
 from fedgraft.simulation.flower_identity import claim_identity, stamp
-from fedgraft.simulation.inline import CLIENT_APP_RAISED, FIRST_HOST, RUN
-from fedgraft.simulation.ray_host import host_class
-from fedgraft.simulation.ray_session import RaySession, fedgraft_root, resources
+from fedgraft.simulation.inline import CLIENT_APP_RAISED, RUN
+from fedgraft.simulation.ray_actors import WAIT_SECONDS, RayActors
+from fedgraft.simulation.ray_session import RaySession
 from fedgraft.simulation.settings import RayRuntime
-from fedgraft.wire.protocol import PACKAGES
-
-START_SECONDS = 120.0
-"""For the hosts to come; a cluster that grows on demand needs its time."""
-
-WAIT_SECONDS = 0.2
-"""How long one look for replies waits for all of them; it ends at once when all are there."""
-
-MOST_DEATHS = 3
-"""Of one host in a row without an answer; then it is no accident."""
-
-
-@dataclass
-class RayHost:
-    """One host, whatever actor speaks for it now."""
-
-    node: int
-    number: int
-    actor: Any
-    ready: Any
-    deaths: int = 0
 
 
 @dataclass
@@ -77,29 +55,9 @@ class RayGrid(Grid):
         environment: Mapping[str, str],
         log: Path,
     ) -> None:
-        import ray
-
-        self._app = app
-        self._num_hosts = num_hosts
-        self._settings = settings
-        self._environment = dict(environment)
         self._log = log
-        self._class: Any = ray.remote(host_class())
-        self._run_config = ray.put(dict(run_config))
         self._pending: dict[str, Pending] = {}
-        self._hosts: dict[int, RayHost] = {}
-        for number in range(num_hosts):
-            node = FIRST_HOST + number
-            self._hosts[node] = RayHost(node, number, *self._actor(node, number, settings.cpus_per_host))
-
-    def _actor(self, node: int, number: int, num_cpus: float) -> tuple[Any, Any]:
-        """Start an actor; return it, and a reference to what it will say of itself."""
-        options = {"num_cpus": num_cpus, "num_gpus": self._settings.gpus_per_host, "max_restarts": 0}
-        actor = self._class.options(**options).remote()
-        node_config = {"partition-id": number, "num-partitions": self._num_hosts}
-        root = fedgraft_root()
-        ready = actor.set_up.remote(root, PACKAGES, self._environment, self._app, node, node_config, self._run_config)
-        return actor, ready
+        self._hosts = RayActors(app, num_hosts, run_config, settings, environment, log)
 
     def wait(self) -> None:
         """Wait until every host has loaded its app.
@@ -107,33 +65,7 @@ class RayGrid(Grid):
         Raises:
             LaunchError: some did not come, or can't load FedGraft.
         """
-        import ray
-
-        deadline = time.monotonic() + START_SECONDS
-        waiting = [host.ready for host in self._hosts.values()]
-        while waiting:
-            ready, waiting = ray.wait(waiting, num_returns=len(waiting), timeout=WAIT_SECONDS)
-            for reference in ready:
-                self._check_ready(reference)
-            if waiting and time.monotonic() > deadline:
-                raise LaunchError(
-                    f"{len(waiting)} of {self._num_hosts} hosts found no place within {START_SECONDS:g} s; each wants "
-                    f"{self._settings.cpus_per_host:g} CPUs and {self._settings.gpus_per_host:g} GPUs, and Ray has "
-                    f"{_counted(resources())}, of these free {_counted(resources(available=True))}; "
-                    "lower runtime.hosts, runtime.cpus_per_host or runtime.gpus_per_host"
-                )
-
-    def _check_ready(self, reference: Any) -> None:
-        import ray
-
-        try:
-            fault = ray.get(reference)["fault"]
-        except ray.exceptions.RayTaskError as error:
-            raise LaunchError(f"a host could not be set up: {error.cause!s}") from error
-        except ray.exceptions.RayError:
-            return  # it died while it started; its first message finds out, and starts it again
-        if fault:
-            raise LaunchError(fault)
+        self._hosts.wait()
 
     def set_run(self, run: Any) -> None:
         """Do nothing: there is one run."""
@@ -199,8 +131,9 @@ class RayGrid(Grid):
                 continue
             self._hosts[node].deaths = 0
             replies.append(self._reply(identifier, *answer))
-        for node, death in dead.items():
-            replies += self._revive(self._hosts[node], death)
+        texts = {node: self._hosts.revive(self._hosts[node], death) for node, death in dead.items()}
+        for node, text in {**texts, **self._hosts.find_places()}.items():
+            replies += self._ask_again(node, text)
         return replies
 
     def _reply(self, identifier: str, kind: str, value: Any, events: Sequence[Mapping[str, Any]]) -> Message:
@@ -221,26 +154,11 @@ class RayGrid(Grid):
         stamp(reply)
         return reply
 
-    def _revive(self, host: RayHost, error: Exception) -> list[Message]:
-        """Start a dead host again and send its messages again; after too many deaths, return refusals instead."""
-        import ray
-
-        host.deaths += 1
-        append_text(self._log, f"host {host.number} died ({host.deaths} in a row):\n{error}\n\n")
-        ray.kill(host.actor, no_restart=True)
-        waiting = [name for name, pending in self._pending.items() if pending.message.metadata.dst_node_id == host.node]
-        if host.deaths >= MOST_DEATHS:
-            text = (
-                f"it died {host.deaths} times in a row without an answer; most likely it ran out of memory: lower "
-                f"runtime.hosts, or give the machine more memory, then go on with --resume (Ray's words: {self._log})"
-            )
-            return [self._reply(name, "refused", text, []) for name in waiting]
-        num_cpus = self._settings.cpus_per_host
-        total = resources().get("CPU", 0.0)
-        crowded = total < num_cpus * self._num_hosts
-        place = f"; the cluster has only {total:g} CPUs left, so it shares them" if crowded else ""
-        report("note", text=f"host {host.number} died; it is started again and asked again{place}")
-        host.actor, host.ready = self._actor(host.node, host.number, 0.0 if crowded else num_cpus)
+    def _ask_again(self, node: int, refusal: str | None) -> list[Message]:
+        """Send a host's messages again; where there is no host to send them to, return refusals with the reason."""
+        waiting = [name for name, pending in self._pending.items() if pending.message.metadata.dst_node_id == node]
+        if refusal is not None:
+            return [self._reply(name, "refused", refusal, []) for name in waiting]
         for name in waiting:
             self._send(name)
         return []
@@ -257,12 +175,8 @@ class RayGrid(Grid):
 
     def close(self) -> None:
         """End the actors; on somebody's cluster nothing else would."""
-        import ray
-
         self._pending.clear()
-        with contextlib.suppress(Exception):  # Ray itself may be gone, and what ended the run matters more
-            for host in self._hosts.values():
-                ray.kill(host.actor, no_restart=True)
+        self._hosts.close()
 
 
 def _shared(messages: Sequence[Message]) -> dict[int, Any]:
@@ -277,10 +191,6 @@ def _shared(messages: Sequence[Message]) -> dict[int, Any]:
                 seen[id(record)] = record
                 counts[id(record)] = counts.get(id(record), 0) + 1
     return {name: ray.put(record) for name, record in seen.items() if counts[name] > 1}
-
-
-def _counted(resources: Mapping[str, float]) -> str:
-    return f"{resources.get('CPU', 0):g} CPUs and {resources.get('GPU', 0):g} GPUs"
 
 
 def run_on_ray(

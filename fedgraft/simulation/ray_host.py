@@ -19,6 +19,10 @@ def host_class() -> type:
         def __init__(self) -> None:
             self.fault = "the host was never set up"
 
+        def is_there(self) -> bool:
+            """Answer as soon as the actor has a place."""
+            return True
+
         def set_up(
             self,
             root: str,

@@ -300,7 +300,7 @@ def test_a_cluster_that_is_not_there(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("shared_ray")
 def test_hosts_that_find_no_room(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("fedgraft.simulation.ray_grid.START_SECONDS", 3.0)
+    monkeypatch.setattr("fedgraft.simulation.ray_actors.START_SECONDS", 3.0)
     scenario = small(runtime={"name": "ray", "hosts": 2, "cpus_per_host": 3})
     with pytest.raises(
         LaunchError, match=r"[12] of 2 hosts found no place .* wants 3 CPUs .* Ray has 4 CPUs .* lower runtime"
