@@ -135,7 +135,11 @@ def check_strategy(scenario: Scenario) -> None:
     """
     from strategies.flower import FlowerStrategy
 
-    for key, strategy in (("strategy", scenario.strategy), ("init", scenario.init)):
+    for key, strategy in (
+        ("strategy", scenario.strategy),
+        ("init", scenario.init),
+        ("calibrate", scenario.calibrate),
+    ):
         if strategy is not None and scenario.head.name not in strategy.heads:
             kinds = " or ".join(strategy.heads)
             text = f"came {scenario.head.name}, but {key} {strategy.name} makes a {kinds} head; set head: {kinds}"

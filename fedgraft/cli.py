@@ -123,10 +123,13 @@ def check(scenario: ScenarioArgument, overrides: SetOption = [], as_json: JsonOp
 
     All faults of the file are named at once, with key and line; the exit code is 2 if there is one.
     """
+    import numpy as np
+
     from fedgraft import api
     from fedgraft.data.federation import build_federation
     from fedgraft.data.summary import partition_table
     from fedgraft.models.registry import describe
+    from server.forecast import forecast
 
     resolved = api.resolve(scenario, overrides)
     api.quieten(verbose=False)
@@ -135,6 +138,15 @@ def check(scenario: ScenarioArgument, overrides: SetOption = [], as_json: JsonOp
     resolved.server.check_cohort(federation.num_clients, resolved.name)
     backbone = describe(resolved.backbone)
     feature_dim = backbone.feature_dim or federation.samples.features().shape[1]
+    samples = federation.samples
+    num_labels = federation.num_labels() if samples.task == "classes" else None
+    num_outputs = samples.num_classes if num_labels is not None else int(np.prod(samples.targets.shape[1:]))
+    lines = [
+        line
+        for strategy in (resolved.strategy, resolved.init, resolved.calibrate)
+        if strategy is not None
+        for line in forecast(strategy, num_outputs, feature_dim, samples.task, num_labels)
+    ]
     if as_json:
         facts = {
             "scenario": json.loads(resolved.model_dump_json()),
@@ -145,6 +157,7 @@ def check(scenario: ScenarioArgument, overrides: SetOption = [], as_json: JsonOp
             "label_names": list(federation.samples.label_names),
             "feature_dim": feature_dim,
             "notes": list(federation.notes),
+            "forecast": lines,
         }
         print(json.dumps(facts))
         return
@@ -152,6 +165,8 @@ def check(scenario: ScenarioArgument, overrides: SetOption = [], as_json: JsonOp
     for note in federation.notes:
         out.print(f"[yellow]note:[/] {note}")
     out.print(f"backbone {backbone.name}, cut at {backbone.cut}: {feature_dim} features a sample")
+    for line in lines:
+        out.print(line)
     out.print(f"[green]{resolved.name} can run[/]")
 
 

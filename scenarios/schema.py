@@ -18,7 +18,7 @@ from fedgraft.simulation.settings import InlineRuntime, RuntimeSettings
 from server.availability_settings import AvailabilitySettings
 from server.settings import EvaluationSettings, ServerSettings
 from strategies.fedavg import FedAvg
-from strategies.registry import ClosedFormSettings, StrategySettings
+from strategies.registry import CalibrationSettings, ClosedFormSettings, StrategySettings
 
 
 class Scenario(Settings):
@@ -44,6 +44,8 @@ class Scenario(Settings):
     """How the clients' updates combine."""
     init: ClosedFormSettings | None = None
     """A closed form whose head the first round starts from, e.g. `ridge`; null: zeros, or small random numbers."""
+    calibrate: CalibrationSettings | None = None
+    """What trains the head further after the last round, without the clients, e.g. `ccvr`; null: nothing."""
     attack: AttackSettings | None = None
     """Clients that lie, to see what the strategy makes of it; for simulations only. null: nobody does."""
     availability: AvailabilitySettings | None = None

@@ -6,6 +6,7 @@ replies, adds the shards' sums in float64 in shard order, and asks the strategy 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -119,7 +120,7 @@ class PackedStrategy(FlwrStrategy):
         self.state: Arrays | None = None
         self.record: RoundRecord | None = None
         self.without: Arrays = {}
-        """Heads without each client, `(num_clients, *shape)`, after a round that asked for them."""
+        """Heads without each client of the round, `(num_clients, *shape)`, after one that asked for them."""
         self.busy_seconds: dict[int, float] = {}
         """Seconds that each host, by node, has spent on its messages."""
         self._plan: tuple[Exchange, ...] = ()
@@ -127,6 +128,15 @@ class PackedStrategy(FlwrStrategy):
         self._gathered: list[Replies] = []
         self.versions = np.zeros(len(roster.names), dtype=np.int64)
         """The version of each client's state, which is that of its shard at its host; see `StateSettings`."""
+
+    def beside(self, strategy: Strategy) -> PackedStrategy:
+        """Return the adapter of another strategy for the same clients, before its first round."""
+        other = copy.copy(self)
+        other.strategy, other.evaluation = strategy, self.evaluation.model_copy(update={"contribution": False})
+        other.head, other.state, other.record, other.without = {}, None, None, {}
+        other._plan, other._calls, other._gathered = (), [], []
+        other.versions = np.zeros_like(self.versions)
+        return other
 
     def go_back(self, state: Arrays, versions: NDArray[np.int64]) -> None:
         """Forget the round in progress; go on from what a checkpoint held."""

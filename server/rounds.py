@@ -37,7 +37,7 @@ from server.flower_strategy import UnpackedStrategy
 from server.results import write_results
 from server.roster import Roster, call_the_roll
 from server.run_directory import RunDirectory, new_directory
-from server.settings import EvaluationSettings, ServerPart
+from server.settings import ServerPart
 from strategies.base import Strategy
 from strategies.flower import FlowerStrategy
 
@@ -137,23 +137,18 @@ def _begin(
     )
     part.check_task(roster.task)
 
-    attendance = Attendance(part.availability, part.seed, roster.names, roster.num_train)
-
-    def adapter_of(strategy: Strategy, evaluation: EvaluationSettings = part.evaluation) -> PackedStrategy:
-        return PackedStrategy(
-            _strategy(strategy),
-            roster,
-            part.server,
-            evaluation,
-            objective,
-            run_id,
-            part.seed,
-            info.weights_digest,
-            feature_dim,
-            attendance,
-        )
-
-    adapter = adapter_of(part.strategy)
+    adapter = PackedStrategy(
+        _strategy(part.strategy),
+        roster,
+        part.server,
+        part.evaluation,
+        objective,
+        run_id,
+        part.seed,
+        info.weights_digest,
+        feature_dim,
+        Attendance(part.availability, part.seed, roster.names, roster.num_train),
+    )
     threads = submission.run.threads
     central = _central(part, objective, counters, threads)
     if checkpoint:
@@ -164,8 +159,7 @@ def _begin(
     head = initial_head(part.head, feature_dim, objective.num_outputs, part.seed)
     course = Course(part, directory, grid, roster, adapter, central, counters, head, threads)
     if part.init is not None:
-        alone = part.evaluation.model_copy(update={"contribution": False})
-        course.head = _start_from(course, adapter_of(part.init, alone))
+        course.head = _made_at_once(course, part.init, 0, "init")
     adapter.state = dict(adapter.strategy.init(course.head))
     _evaluate_centrally(course)
     _save(course)
@@ -268,14 +262,18 @@ def _answers(course: Course, messages: Sequence[Message], phase: str) -> list[Me
     return exchange(course.grid, messages, course.counters, phase, server.timeout_seconds, server.retries)
 
 
-def _start_from(course: Course, adapter: PackedStrategy) -> Arrays:
-    """Return the head that a closed form makes before the first round, of the clients that come to the first."""
-    shortage = adapter.shortage(1)
+def _made_at_once(course: Course, strategy: Strategy, round_number: int, group: str) -> Arrays:
+    """Return the head that a closed form makes of sums, and of the head that there is; record it after a round.
+
+    The sums are those of the clients that come to that round, or for round 0 to the first.
+    """
+    adapter = course.adapter.beside(strategy)
+    shortage = adapter.shortage(max(round_number, 1))
     if shortage is not None:
-        report("note", text=f"the head that init asks for can't be made: {shortage}; training starts without it")
+        report("note", text=f"the head that {group} asks for can't be made: {shortage}; the run goes on without it")
         return course.head
-    metrics = dict(_exchanges(course, adapter, 1) or {})
-    course.directory.row(0, "init", {"strategy": adapter.strategy.title, **metrics})
+    metrics = dict(_exchanges(course, adapter, max(round_number, 1)) or {})
+    course.directory.row(round_number, group, {"strategy": strategy.title, **metrics})
     return adapter.head
 
 
@@ -294,14 +292,14 @@ def _write_record(course: Course, record: RoundRecord, number: int) -> None:
         )
 
 
-def _evaluate_centrally(course: Course) -> None:
+def _evaluate_centrally(course: Course, group: str = "central") -> None:
     if course.central is None or not course.adapter.evaluates_after(course.round_number):
         return
     started = time.perf_counter()
     sums = course.central.evaluate(course.head)
     course.counters.spend("evaluate", time.perf_counter() - started)
     values = summarise(sums, course.adapter.objective.task)
-    course.directory.row(course.round_number, "central", {"num_samples": int(sums["count"]), **values})
+    course.directory.row(course.round_number, group, {"num_samples": int(sums["count"]), **values})
     course.central_sums = sums
 
 
@@ -347,6 +345,10 @@ def _go_back(course: Course, lost: StateLostError) -> None:
 def _end(course: Course) -> None:
     """Have all clients evaluate the last head, and write the results."""
     number, adapter = course.part.server.rounds, course.adapter
+    if course.part.calibrate is not None:
+        course.head = _made_at_once(course, course.part.calibrate, number, "calibrate")
+        course.central_sums = None
+        _evaluate_centrally(course, "calibrated")
     if course.central is not None and course.central_sums is None:
         course.central_sums = course.central.evaluate(course.head)
     messages = list(adapter.configure_evaluate(number, array_record(course.head), ConfigRecord(), course.grid))

@@ -17,7 +17,7 @@ from fedgraft.models.settings import BackboneSettings
 from fedgraft.settings import Settings, setting_fault
 from fedgraft.simulation.settings import ResolvedShards
 from server.availability_settings import AvailabilitySettings
-from strategies.registry import ClosedFormSettings, StrategySettings
+from strategies.registry import CalibrationSettings, ClosedFormSettings, StrategySettings
 
 
 class ServerSettings(Settings):
@@ -95,6 +95,7 @@ class ServerPart(Settings):
     loss: LossSettings
     strategy: StrategySettings
     init: ClosedFormSettings | None
+    calibrate: CalibrationSettings | None
     attack: AttackSettings | None = None
     availability: AvailabilitySettings | None = None
     server: ServerSettings
@@ -114,7 +115,11 @@ class ServerPart(Settings):
         Raises:
             ScenarioError: says what each strategy can.
         """
-        for key, strategy in (("strategy", self.strategy), ("init", self.init)):
+        for key, strategy in (
+            ("strategy", self.strategy),
+            ("init", self.init),
+            ("calibrate", self.calibrate),
+        ):
             if strategy is not None and task not in strategy.tasks:
                 text = f"{strategy.name} serves {' and '.join(strategy.tasks)}; the data's targets are {task}"
                 raise ScenarioError(self.name, [Fault(key, f"{text}; take another strategy (ridge serves all)")])

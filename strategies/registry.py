@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Discriminator, Tag
 from fedgraft.settings import named
 from strategies.base import Strategy
 from strategies.bulyan import Bulyan
+from strategies.ccvr import CCVR
 from strategies.centred_clipping import CentredClipping
 from strategies.fedadagrad import FedAdagrad
 from strategies.fedadam import FedAdam
@@ -54,6 +55,7 @@ StrategySettings = Annotated[
     | Annotated[NearestClassMean, Tag("ncm")]
     | Annotated[LinearDiscriminant, Tag("lda")]
     | Annotated[FedCOF, Tag("fedcof")]
+    | Annotated[CCVR, Tag("ccvr")]
     | Annotated[Median, Tag("median")]
     | Annotated[TrimmedMean, Tag("trimmed-mean")]
     | Annotated[Krum, Tag("krum")]
@@ -68,11 +70,14 @@ StrategySettings = Annotated[
 ]  # fmt: skip
 
 ClosedFormSettings = Annotated[
-    Ridge | NearestClassMean | LinearDiscriminant | FedCOF,
+    Ridge | NearestClassMean | LinearDiscriminant | FedCOF | CCVR,
     Discriminator("name"),
     BeforeValidator(named),
 ]
 """Those that make a head at once from sums, and so can make the one that others start from."""
+
+CalibrationSettings = Annotated[CCVR, BeforeValidator(named)]
+"""Those that train a head further without the clients, from sums: after the last round of another strategy."""
 
 
 def _registered() -> dict[str, type[Strategy]]:

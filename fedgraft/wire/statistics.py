@@ -91,13 +91,18 @@ def class_rows_shapes(num_rows: int, feature_dim: int) -> dict[str, tuple[int, .
     return {"client": (num_rows,), "class": (num_rows,), "count": (num_rows,), "class_sum": (num_rows, feature_dim)}
 
 
+def class_rows_bytes(num_rows: int, feature_dim: int) -> int:
+    """Return the bytes of so many rows of class sums."""
+    return num_rows * 8 * (feature_dim + 3)
+
+
 def check_class_rows_size(num_rows: int, feature_dim: int) -> None:
     """Refuse class sums of single clients that would not fit; they grow with the number of clients.
 
     Raises:
         WireError: more than `LARGEST_STATISTICS_BYTES`.
     """
-    size = num_rows * 8 * (feature_dim + 3)
+    size = class_rows_bytes(num_rows, feature_dim)
     if size > LARGEST_STATISTICS_BYTES:
         raise WireError(
             f"class sums of single clients, {num_rows:,} rows of {feature_dim:,} features, are {size:,} bytes a reply, "

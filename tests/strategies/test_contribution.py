@@ -208,3 +208,15 @@ def test_client_that_holds_everything() -> None:
     pooled = {"class_count": np.array([1.0, 1, 0]), "class_sum": np.ones((3, DIM))}
     with pytest.raises(WireError, match=r"without client 'anna' nothing is left: it has 3 samples, the pooled sums"):
         without_all(Recipe("nearest_mean", {"temperature": 1.0}), pooled).stack([np.arange(3)], ["anna"])
+
+
+@pytest.mark.parametrize("strategy", ["ncm", "fedcof"])
+def test_only_clients_that_came_are_left_out(strategy: str, tmp_path: Path) -> None:
+    """Of a round to which half of them come, the others took no part."""
+    federation(tmp_path / "all.npz")
+    values = {**CONTRIBUTION, "availability": {"dropout": 0.4}, "seed": 2}
+    whole = fedgraft.run(scenario(tmp_path / "all.npz", strategy, **values), out=tmp_path / "whole")
+    row = next(row for row in whole.metrics if row["group"] == "train")
+    names = [one.client for one in whole.contributions()]
+    assert 0 < len(names) == row["num_clients"] < 4
+    assert set(names) < set(SIZES)

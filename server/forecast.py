@@ -1,0 +1,40 @@
+"""Bytes that a closed form's hosts send, before anything is asked: what `fedgraft check` shows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedgraft.models.losses import Task
+from fedgraft.wire.statistics import check_statistics_size, class_rows_bytes, statistics_bytes
+from strategies.base import ClassSums, Statistics, Strategy
+
+
+def forecast(
+    strategy: Strategy, num_outputs: int, feature_dim: int, task: Task, num_labels: NDArray[np.int64] | None
+) -> Iterator[str]:
+    """Yield a line about each of a closed form's exchanges whose size is known beforehand.
+
+    Args:
+        strategy: any; of one that trains nothing is said.
+        num_outputs: classes, labels or real targets.
+        feature_dim: features a sample.
+        task: what the targets are.
+        num_labels: classes at each client, `(num_clients,)`; None where targets are not classes.
+
+    Raises:
+        WireError: sums would be too large; the text says what would be less.
+    """
+    if strategy.most_rounds != 1:
+        return
+    for exchange in strategy.plan({}, 1):
+        if isinstance(exchange, Statistics):
+            check_statistics_size(num_outputs, feature_dim, exchange.second_moment, task)
+            size = statistics_bytes(num_outputs, feature_dim, exchange.second_moment, task)
+            moment = f", second moment {exchange.second_moment.replace('_', ' ')}"
+            yield f"{strategy.title}: {size:,} bytes from each shard of a host (sums of features{moment})"
+        elif isinstance(exchange, ClassSums) and num_labels is not None:
+            size = class_rows_bytes(int(num_labels.sum()), feature_dim)
+            yield f"{strategy.title}: at most {size:,} bytes from all hosts (sums of each client and class)"
