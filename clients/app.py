@@ -64,7 +64,8 @@ def train(message: Message, context: Context) -> Message:
 def evaluate(message: Message, context: Context) -> Message:
     """Answer `evaluate`."""
     request, groups = unpack(message.content, EvaluateRequest, "request evaluate")
-    return send(message, *host_of(context).evaluate(request, groups))
+    folder = state_folder(read_submission(context.run_config).run)
+    return send(message, *host_of(context).evaluate(request, groups, folder))
 
 
 @app.query("statistics")

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from clients.personal.heads import STATE as OWN_HEAD
 from clients.state.tables import Kind, StateTable
 from fedgraft.errors import WireError, listed, nearest
 from fedgraft.wire.requests import HalfSettings
@@ -119,18 +120,26 @@ class HalfKind:
         parameters: the names of its parameters.
         shared: groups of arrays of the head's shapes that the request carries, `<group>.<parameter>` in `extra`.
         state: what each client keeps from round to round, and of which kind; from zeros.
+        shares: whether the received head is trained for the reply; otherwise nothing that was trained leaves.
+        personal: which heads of their own clients have under it: none, ones that they keep (`own`), or copies of the
+            received head that they train when they are evaluated (`fine_tuned`).
     """
 
     build: Callable[[Mapping[str, float]], Adjust]
     parameters: frozenset[str] = frozenset()
     shared: tuple[str, ...] = ()
     state: Mapping[str, Kind] = field(default_factory=dict)
+    shares: bool = True
+    personal: Literal["none", "own", "fine_tuned"] = "none"
 
 
 HALVES: dict[str, HalfKind] = {
     "plain": HalfKind(plain),
     "proximal": HalfKind(proximal, frozenset({"mu"})),
     "control_variate": HalfKind(plain, shared=("control",), state={"control": "span"}),
+    "alone": HalfKind(plain, state=OWN_HEAD, shares=False, personal="own"),
+    "ditto": HalfKind(plain, frozenset({"pull"}), state=OWN_HEAD, personal="own"),
+    "fine_tune": HalfKind(plain, frozenset({"epochs"}), personal="fine_tuned"),
 }
 """Every half by its name."""
 

@@ -23,6 +23,9 @@ from clients.engine.cohort import Engine
 from clients.halves import HALVES, Control, HalfKind, build_half
 from clients.leave_out import HeadsWithout
 from clients.local_solver import LocalSolver
+from clients.personal.cohort import Evaluation, PersonalCohort
+from clients.personal.heads import OwnHeads
+from clients.personal.training import OwnTrained
 from clients.placement import place
 from clients.replies import Part, StackReply, SumReply, Terms, Trained
 from clients.settings import ClientPart
@@ -167,7 +170,7 @@ class Host:
         lies = attackers(settings, self.part.seed, federation.client_names, federation.train.counts)[self.clients]
         return Attack(settings, self.part.seed, lies, self.names)
 
-    def _targets(self, round_number: int) -> NDArray[Any]:
+    def targets_of(self, round_number: int) -> NDArray[Any]:
         """Return the targets that clients train on, of all samples."""
         return self._wrong_targets if self.attack and self.attack.flips_labels(round_number) else self._true_targets
 
@@ -269,14 +272,14 @@ class Host:
                 return self._without_state(request, len(index), started), {}
             becoming = states.becoming(request.shard, request.state.becomes)
             with becoming if len(index) else contextlib.nullcontext():
-                body, out = self._trained(request, head, index, features, _control(states, shared, index), started)
+                body, out = self._trained(request, head, index, features, states, shared, started)
             if request.state.keep:
                 states.keep(request.shard)
             while len(self._answered) >= ANSWERS_KEPT:
                 del self._answered[next(iter(self._answered))]
             self._answered[request.run_id, request.shard] = Answer(request, groups, body, out)
             return body, out
-        return self._trained(request, head, index, features, None, started)
+        return self._trained(request, head, index, features, None, shared, started)
 
     def _without_state(self, request: TrainRequest, num_clients: int, started: float) -> TrainReply:
         return TrainReply(
@@ -320,9 +323,21 @@ class Host:
             )
         if not kinds:
             return None
+        return self._states_of(request, name, head, index, features, folder)
+
+    def _states_of(
+        self,
+        request: TrainRequest | EvaluateRequest,
+        half: str,
+        head: Arrays,
+        index: NDArray[np.int64],
+        features: NDArray[Any],
+        folder: Path | None,
+    ) -> ClientStates:
+        """Return the run's client state for a half."""
         if (self._shards[index] != request.shard).any():
             raise WireError(f"the request names clients of other shards than {request.shard}, whose state it names")
-        key = (request.run_id, name, folder)
+        key, kinds = (request.run_id, half, folder), HALVES[half].state
         if key not in self._states_kept:
             layout = self._layout(features, head, request.round_number)
             while len(self._states_kept) >= RUNS_AT_ONCE:
@@ -333,7 +348,7 @@ class Host:
     def _layout(self, features: NDArray[Any], head: Arrays, round_number: int) -> Layout:
         """Return how the clients' state is kept, which follows the form in which they train."""
         if self.part.train.form != "loop":
-            return self._engine(features, self._targets(round_number)).layout
+            return self.engine(features, self.targets_of(round_number)).layout
         sizes = self.workspace.federation.train.counts[self.clients]
         shapes = {name: value.shape for name, value in head.items()}
         return Layout(sizes, np.zeros(len(sizes), dtype=np.bool_), self.objective.num_outputs, shapes)
@@ -344,21 +359,20 @@ class Host:
         head: Arrays,
         index: NDArray[np.int64],
         features: NDArray[Any],
-        control: Control | None,
+        states: ClientStates | None,
+        shared: Mapping[str, Arrays],
         started: float,
     ) -> tuple[TrainReply, Groups]:
-        """Train and evaluate."""
+        """Evaluate and train."""
         shapes = {name: value.shape for name, value in head.items()}
         stacked = request.reply == "stack"
         terms = Terms(self._solver(request), request.loss_power)
         reply = StackReply(len(index), shapes) if stacked else SumReply(request.sums, request.scalars, shapes, terms)
         with torch_threads(1):  # `self.threads` are side by side, each on one thread of torch
-            per_client = self._train_clients(request, head, index, features, reply, control)
-            out = reply.groups()
-            if request.evaluate:
-                metrics, validation = self._evaluate(head, index, features)
-                out["metrics"] = metrics
-                per_client |= validation
+            evaluated, columns = self._evaluated(request, head, index, features, states)
+            per_client = self._train_clients(request, head, index, features, reply, states, shared)
+            out = reply.groups() | evaluated
+            per_client |= columns
         counted = per_client["num_train"] > 0
         out.setdefault("metrics", {})["train_loss"] = np.array(
             float((per_client["train_loss"] * per_client["num_train"])[counted].sum())
@@ -375,6 +389,25 @@ class Host:
         )
         return body, out
 
+    def _evaluated(
+        self,
+        request: TrainRequest,
+        head: Arrays,
+        index: NDArray[np.int64],
+        features: NDArray[Any],
+        states: ClientStates | None,
+    ) -> tuple[Groups, dict[str, NDArray[Any]]]:
+        """Evaluate the received head and the clients' own heads as they stand, if that is asked for."""
+        if not request.evaluate:
+            return {}, {}
+        metrics, columns = self._evaluate(head, index, features)
+        out = {"metrics": metrics}
+        if states is not None and _kind(request).personal == "own":
+            cohort = PersonalCohort(self, features, head, index)
+            out["personal"], own = cohort.evaluate(_own_heads(states, cohort).of)
+            columns |= own
+        return out, columns
+
     def _solver(self, request: TrainRequest) -> LocalSolver:
         """Return how clients train in the round of a request."""
         train, mu = self.part.train, request.half.parameters.get("mu", 0.0)
@@ -388,7 +421,8 @@ class Host:
         index: NDArray[np.int64],
         features: NDArray[Any],
         reply: SumReply | StackReply,
-        control: Control | None,
+        states: ClientStates | None,
+        shared: Mapping[str, Arrays],
     ) -> dict[str, NDArray[Any]]:
         """Train the clients into the reply; return what is known of each."""
 
@@ -398,11 +432,16 @@ class Host:
 
         steps, losses = np.zeros(len(index), dtype=np.int64), np.zeros(len(index))
         fits = {name: np.zeros(len(index)) for name in FITS} if request.per_client else {}
-        for clients in self._finished(finish, request, head, index, features, control):
+        own = self._train_own(request, head, index, features, states)
+        control = None if states is None else _control(states, shared, index)
+        shares = _kind(request).shares
+        for clients in self._finished(finish, request, head, index, features, control) if shares else map(finish, own):
             reply.add_part(clients.part)
             steps[clients.turns], losses[clients.turns] = clients.num_steps, clients.mean_losses
             for name, values in fits.items():
                 values[clients.turns] = clients.fits[name]
+        for _ in own:  # beside the shared head; a reply says nothing of it
+            pass
         infinite = np.flatnonzero(~np.isfinite(losses))
         if len(infinite):  # the loss can pass what floats hold before the head does
             task = self._task(request.round_number)
@@ -421,14 +460,14 @@ class Host:
     ) -> Iterable[_Finished]:
         """Train the clients; call `finish` with those that trained at once, in the thread that did if it can."""
         task, start = self._task(request.round_number), as_tensors(head)
-        targets, mu = self._targets(request.round_number), request.half.parameters.get("mu", 0.0)
+        targets, mu = self.targets_of(request.round_number), request.half.parameters.get("mu", 0.0)
         trained: Iterable[Trained]
         if self.part.train.form == "loop":
             names, adjust = [self.names[position] for position in index], build_half(request.half)
-            samples, keys = self._samples(index, features, targets), self.keys[index]
+            samples, keys = self.samples(index, features, targets), self.keys[index]
             trained = train_one_by_one(task, start, samples, keys, names, adjust, control)
         else:
-            engine = self._engine(features, targets)
+            engine = self.engine(features, targets)
             if self.attack is None:
                 return engine.run_each(finish, task, start, index, mu, control, self.threads)
             trained = engine.run(task, start, index, mu, control, self.threads)
@@ -437,7 +476,25 @@ class Host:
             trained = self.attack.sent(trained, index, request.round_number, shapes)
         return map(finish, trained)
 
-    def _samples(
+    def _train_own(
+        self,
+        request: TrainRequest,
+        head: Arrays,
+        index: NDArray[np.int64],
+        features: NDArray[Any],
+        states: ClientStates | None,
+    ) -> Iterator[OwnTrained]:
+        """Train the clients' own heads from where they stand, and keep them; none where the half has none."""
+        if states is None or _kind(request).personal != "own":
+            return
+        cohort = PersonalCohort(self, features, head, index)
+        own = _own_heads(states, cohort)
+        pull = request.half.parameters.get("pull", 0.0)
+        for trained in cohort.train(self._task(request.round_number), own.of, pull):
+            own.keep(trained.clients, trained.heads)
+            yield trained
+
+    def samples(
         self, index: NDArray[np.int64], features: NDArray[Any], targets: NDArray[Any]
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Yield features and targets of each client's training part."""
@@ -453,7 +510,7 @@ class Host:
         part = self.part
         return LocalTask(self.objective, part.train, part.seed, round_number, part.server.rounds)
 
-    def _engine(self, features: NDArray[Any], targets: NDArray[Any]) -> Engine:
+    def engine(self, features: NDArray[Any], targets: NDArray[Any]) -> Engine:
         """Return the engine of these features and targets; it keeps buckets and Gram matrices between rounds."""
         found = self._engine_kept
         if found is None or found[0] is not features or found[1] is not targets:
@@ -473,19 +530,62 @@ class Host:
             self._engine_kept = found = (features, targets, engine)
         return found[2]
 
-    def evaluate(self, request: EvaluateRequest, groups: Groups) -> tuple[EvaluateReply, Groups]:
-        """Evaluate a head on the validation parts of the clients that the request names."""
+    def evaluate(
+        self, request: EvaluateRequest, groups: Groups, state_folder: Path | None = None
+    ) -> tuple[EvaluateReply, Groups]:
+        """Evaluate a head on the validation parts of the clients that the request names, and their own heads.
+
+        Args:
+            request: what is asked for.
+            groups: its arrays.
+            state_folder: where the run's client state lies; None: in memory only.
+        """
         started = time.perf_counter()
         features = self.features(request.weights_digest)
         head, index = self._head(groups, features), self._index(groups)
-        metrics, per_client = self._evaluate(head, index, features)
+        with torch_threads(1):
+            own = self._evaluate_own(request, head, index, features, state_folder)
+        out: Groups = {}
+        if own is not None:
+            out["metrics"], per_client = self._evaluate(head, index, features)
+            if request.personal is not None:
+                out["personal"], columns = own
+                per_client |= columns
+            if request.per_client:
+                out["clients"] = {"index": index} | per_client
         body = EvaluateReply(
             round_number=request.round_number,
             shard=request.shard,
             num_clients=len(index),
             seconds=time.perf_counter() - started,
+            has_state=own is not None,
         )
-        return body, {"metrics": metrics} | ({"clients": {"index": index} | per_client} if request.per_client else {})
+        return body, out
+
+    def _evaluate_own(
+        self,
+        request: EvaluateRequest,
+        head: Arrays,
+        index: NDArray[np.int64],
+        features: NDArray[Any],
+        folder: Path | None,
+    ) -> Evaluation | None:
+        """Evaluate the clients' own heads, where there are some; None if their state is not here."""
+        if request.personal is None:
+            return {}, {}
+        build_half(request.personal)
+        kind, cohort = HALVES[request.personal.name], PersonalCohort(self, features, head, index)
+        if kind.personal == "none":
+            raise WireError(
+                f"the request asks for own heads of the half {request.personal.name!r}, which makes none; "
+                f"those that do are {listed(name for name, half in HALVES.items() if half.personal != 'none')}"
+            )
+        if kind.personal == "fine_tuned":
+            return cohort.fine_tuned(self._task(self.part.server.rounds), int(request.personal.parameters["epochs"]))
+        states = self._states_of(request, request.personal.name, head, index, features, folder)
+        if not states.start_from(request.shard, request.state_version):
+            return None
+        return cohort.evaluate(_own_heads(states, cohort).of)
 
     def _evaluate(
         self, head: Arrays, index: NDArray[np.int64], features: NDArray[Any]
@@ -510,7 +610,7 @@ class Host:
         check_statistics_size(num_outputs, features.shape[1], request.second_moment, task)
         rows, _ = _joined(self.workspace.federation.train, self.clients[index])
         with numpy_threads(self.threads):
-            sums = statistics_sums(features, self._targets(1), rows, task, num_outputs, request.second_moment)
+            sums = statistics_sums(features, self.targets_of(1), rows, task, num_outputs, request.second_moment)
         body = StatisticsReply(shard=request.shard, num_clients=len(index), num_samples=len(rows))
         return body, {"sums": sums}
 
@@ -524,14 +624,14 @@ class Host:
         if self.objective.task != "classes":
             raise WireError(f"query.class_sums needs one class a sample; the targets are {self.objective.task!r}")
         rows = [self.workspace.federation.train.of(int(client)) for client in self.clients[index]]
-        found = class_rows(features, self._targets(1), rows)
+        found = class_rows(features, self.targets_of(1), rows)
         body = ClassSumsReply(shard=request.shard, num_clients=len(index), num_samples=sum(map(len, rows)))
         return body, {"rows": found}
 
     def cross_validate(self, request: CrossValidateRequest, groups: Groups) -> tuple[CrossValidateReply, Groups]:
         """Predict each named client's training samples with heads that lack that client, and count."""
         features, index = self.features(request.weights_digest), self._index(groups)
-        train, targets = self.workspace.federation.train, self._targets(1)
+        train, targets = self.workspace.federation.train, self.targets_of(1)
         rows = [train.of(int(client)) for client in self.clients[index]]
         task, num_outputs = self.objective.task, self.objective.num_outputs
         with numpy_threads(self.threads):
@@ -554,7 +654,7 @@ class Host:
             came, needs = listed(request.parameters) or "none", listed(PARAMETERS[request.form]) or "none"
             raise WireError(f"the request's parameters for {request.form} are {came}; expected {needs}")
         recipe = Recipe(request.form, request.parameters, request.temperature)
-        train, targets = self.workspace.federation.train, self._targets(1)
+        train, targets = self.workspace.federation.train, self.targets_of(1)
         rows = [train.of(int(client)) for client in self.clients[index]]
         task, num_outputs = self.objective.task, self.objective.num_outputs
         with numpy_threads(self.threads):
@@ -592,6 +692,10 @@ def _control(states: ClientStates, shared: Mapping[str, Arrays], index: NDArray[
     if "control" not in states.tables:
         return None
     return Control(as_tensors(shared["control"]), states.tables["control"], index)
+
+
+def _own_heads(states: ClientStates, cohort: PersonalCohort) -> OwnHeads:
+    return OwnHeads(states.tables["own"], states.tables["begun"], cohort.received)
 
 
 def _joined(parts: Ragged, positions: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

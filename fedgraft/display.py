@@ -110,7 +110,9 @@ class RunDisplay:
             self._progress.update(task, note=f"{event['done'] / running.elapsed:,.0f} images/s")
 
     def _round(self, event: dict[str, Any]) -> None:
-        values = (event.get(f"{group}/{metric}") for group in ("central", "validation") for metric in METRICS)
+        values = (
+            event.get(f"{group}/{metric}") for group in ("central", "validation", "personal") for metric in METRICS
+        )
         value = next((value for value in values if value is not None), None)
         note = "" if value is None else f"{self._metric(event)} {value:.4f}"
         self._progress.update(self._task("rounds", event["of"]), completed=event["number"], note=note)
@@ -130,6 +132,11 @@ def _counted(number: int, word: str) -> str:
 
 
 METRICS = ("accuracy", "mean_squared_error")
+GROUPS = {
+    "central": "central test part",
+    "validation": "clients' validation parts",
+    "personal": "own heads on their clients' validation parts",
+}
 
 
 def result_table(run: Run) -> Table:
@@ -139,9 +146,13 @@ def result_table(run: Run) -> Table:
     table = Table(show_header=False, title=f"{summary['name']}: {summary['strategy']}", title_justify="left")
     table.add_column()
     table.add_column(justify="right")
-    for group, label in (("central", "central test part"), ("validation", "clients' validation parts")):
-        if metric in summary[group]:
+    for group, label in GROUPS.items():
+        if metric in summary.get(group, {}):
             table.add_row(f"{metric.replace('_', ' ')}, {label}", f"{summary[group][metric]:.4f}")
+    for key, who in (("client_mean", "mean"), ("client_worst_decile", "worst tenth")):
+        if key in summary.get("personal", {}):
+            own, shared = summary["personal"][key], summary["validation"][key]
+            table.add_row(f"{who} of clients: own heads, global head", f"{own:.4f}, {shared:.4f}")
     table.add_row("rounds", f"{summary['rounds']}")
     table.add_row("clients", f"{summary['num_clients']:,}")
     table.add_row("bytes from the server", _size(summary["bytes_down"]))

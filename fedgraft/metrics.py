@@ -140,5 +140,21 @@ def summarise(sums: Mapping[str, NDArray[Any]], task: Task) -> dict[str, float]:
     return metrics
 
 
+def over_clients(scores: NDArray[Any], counts: NDArray[Any], task: Task) -> dict[str, float]:
+    """Return how scores are spread over clients: their mean, and the mean of the worst tenth (at least one client).
+
+    Args:
+        scores: `(num_clients,)`, as `sample_scores` means them: more is better, for real targets less.
+        counts: `(num_clients,)` samples of each; clients without any do not count.
+        task: what the targets are.
+    """
+    found = np.sort(np.asarray(scores, dtype=np.float64)[np.asarray(counts) > 0])
+    if not len(found):
+        return {}
+    worst = -(-len(found) // 10)
+    tenth = found[-worst:] if task == "real" else found[:worst]
+    return {"client_mean": float(found.mean()), "client_worst_decile": float(tenth.mean())}
+
+
 PRIMARY: dict[Task, str] = {"classes": "accuracy", "labels": "accuracy", "real": "mean_squared_error"}
 """The metric that displays and summaries lead with."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, MetricRecordValues
@@ -18,9 +18,10 @@ from flwr.serverapp.strategy import Strategy as FlwrStrategy
 from numpy.typing import NDArray
 
 from fedgraft.closed_form import regression_moments
-from fedgraft.errors import FedGraftError, TrainingError, WireError, listed
+from fedgraft.errors import TrainingError, WireError, listed
 from fedgraft.evaluation import Objective
-from fedgraft.metrics import Sums, add_sums, metric_shapes, summarise
+from fedgraft.metrics import Sums, add_sums, metric_shapes, over_clients, summarise
+from fedgraft.models.losses import Task
 from fedgraft.wire.records import Arrays, array_record, expect, pack
 from fedgraft.wire.requests import (
     EvaluateReply,
@@ -50,6 +51,8 @@ CLIENT_ARRAYS = (
     "num_validation",
     "validation_loss",
     "validation_score",
+    "personal_loss",
+    "personal_score",
 )
 
 PHASES: Mapping[type[Exchange], str] = {
@@ -68,14 +71,28 @@ class RoundRecord:
     Attributes:
         clients: positions in the roster, `(num,)`, ascending.
         metrics: metric sums of the head that was sent, over the clients' validation parts.
+        personal: the same of the clients' own heads, where they have some.
         train_loss: mean over the training samples of the clients' mean losses.
         per_client: `(num,)` arrays of `CLIENT_ARRAYS`, as far as they were asked for.
     """
 
     clients: NDArray[np.int64]
     metrics: Sums = field(default_factory=dict)
+    personal: Sums = field(default_factory=dict)
     train_loss: float | None = None
     per_client: dict[str, NDArray[Any]] = field(default_factory=dict)
+
+    def summarised(self, group: Literal["validation", "personal"], task: Task) -> dict[str, float]:
+        """Return the metrics of the head that was sent, or of the clients' own; empty where no sample was seen.
+
+        With each client's score at hand, also how these are spread over the clients.
+        """
+        sums = self.metrics if group == "validation" else self.personal
+        if not sums or not float(sums["count"]):
+            return {}
+        scores, counts = self.per_client.get(f"{group}_score"), self.per_client.get("num_validation")
+        spread = {} if scores is None or counts is None else over_clients(scores, counts, task)
+        return summarise(sums, task) | spread
 
 
 class PackedStrategy(FlwrStrategy):
@@ -243,11 +260,16 @@ class PackedStrategy(FlwrStrategy):
             scalars=request.scalars,
             loss_power=request.loss_power,
             evaluate=self.evaluates_after(round_number - 1),
-            per_client=self.evaluation.per_client or self.strategy.reply == "stack",
+            per_client=self._asks_per_client or self.strategy.reply == "stack",
         )
         record = pack(body, {"clients": {"index": call.index}})
         record.update(shared)
         return Message(record, dst_node_id=call.node, message_type="train", group_id=str(round_number))
+
+    @property
+    def _asks_per_client(self) -> bool:
+        """Whether replies say what each client's scores are: personal heads are judged by the worst ones too."""
+        return self.evaluation.per_client or self.strategy.personal(self.state or {}) is not None
 
     @property
     def exchanges_left(self) -> bool:
@@ -304,8 +326,10 @@ class PackedStrategy(FlwrStrategy):
         """Check the replies of one exchange and add them, in shard order, in float64."""
         unpacked = unpacked_replies(self._calls, round_number, replies, TrainReply)
         lacking = [call for call, (body, _) in zip(self._calls, unpacked, strict=True) if not body.has_state]
+        if lacking and not request.keeps_state:
+            raise WireError(f"round {round_number}: a host says that it lacks client state, which it was not asked for")
         if lacking:
-            raise self._state_lost(round_number, request, lacking)
+            raise self._state_lost(round_number, lacking)
         shapes = {name: tuple(value.shape) for name, value in self.head.items()}
         stacked = self.strategy.reply == "stack"
         sums: dict[str, list[Arrays]] = {name: [] for name in request.sums}
@@ -344,11 +368,7 @@ class PackedStrategy(FlwrStrategy):
         )
         return gathered, self._recorded(groups_of_calls, clients, order)
 
-    def _state_lost(self, round_number: int, request: Request, lacking: Sequence[Call]) -> FedGraftError:
-        if not request.keeps_state:
-            return WireError(
-                f"round {round_number}: a host says that it lacks client state, which it was not asked for"
-            )
+    def _state_lost(self, round_number: int, lacking: Sequence[Call]) -> StateLostError:
         shards = listed(str(call.shard) for call in lacking)
         return StateLostError(f"round {round_number}: the hosts of shards {shards} lack their clients' state")
 
@@ -389,7 +409,8 @@ class PackedStrategy(FlwrStrategy):
         """Return what the replies said beside the updates, in the order of the roster."""
         record = RoundRecord(clients[order])
         shapes = metric_shapes(self.objective.task, self.objective.num_outputs)
-        metrics = []
+        metrics: list[Arrays] = []
+        personal: list[Arrays] = []
         count = loss = 0.0
         for call, groups in zip(self._calls, groups_of_calls, strict=True):
             sums = dict(groups.get("metrics", {}))
@@ -400,9 +421,14 @@ class PackedStrategy(FlwrStrategy):
             if sums:
                 expect(sums, shapes, f"metrics of shard {call.shard}")
                 metrics.append(sums)
-        if metrics and len(metrics) < len(self._calls):
-            raise WireError(f"only {len(metrics)} of {len(self._calls)} replies carry validation metrics")
+            if "personal" in groups:
+                expect(groups["personal"], shapes, f"metrics of own heads of shard {call.shard}")
+                personal.append(groups["personal"])
+        for kind, parts in (("validation metrics", metrics), ("metrics of own heads", personal)):
+            if parts and len(parts) < len(self._calls):
+                raise WireError(f"only {len(parts)} of {len(self._calls)} replies carry {kind}")
         record.metrics = add_sums(list(metrics)) if metrics else {}
+        record.personal = add_sums(list(personal)) if personal else {}
         record.train_loss = loss / count if count else None
         if all("clients" in groups for groups in groups_of_calls):
             record.per_client = {
@@ -422,6 +448,8 @@ class PackedStrategy(FlwrStrategy):
         if server_round < self.server.rounds:
             return []
         self._calls = self.roster.calls(np.arange(len(self.roster.names)))
+        half = self.strategy.personal(self.state or {})
+        personal = None if half is None else HalfSettings(name=half.name, parameters=dict(half.parameters))
         messages = []
         for call in self._calls:
             body = EvaluateRequest(
@@ -429,7 +457,9 @@ class PackedStrategy(FlwrStrategy):
                 weights_digest=self.weights_digest,
                 round_number=server_round,
                 shard=call.shard,
-                per_client=self.evaluation.per_client,
+                per_client=self._asks_per_client,
+                personal=personal,
+                state_version=int(self.versions[self.roster.of(call)].max()),
             )
             record = pack(body, {"clients": {"index": call.index}})
             record["head"] = arrays
@@ -442,6 +472,9 @@ class PackedStrategy(FlwrStrategy):
         if not replies:
             return None
         unpacked = unpacked_replies(self._calls, server_round, replies, EvaluateReply)
+        lacking = [call for call, (body, _) in zip(self._calls, unpacked, strict=True) if not body.has_state]
+        if lacking:
+            raise self._state_lost(server_round, lacking)
         groups_of_calls = [groups for _, groups in unpacked]
         for call, (body, _) in zip(self._calls, unpacked, strict=True):
             self._note_busy(call, body.seconds)

@@ -21,6 +21,7 @@ def accuracy_picture(metrics: Path, picture: Path, metric: str, title: str) -> N
     for group, label, colour in (
         ("central", "central test part", "#0072b2"),
         ("validation", "clients' validation parts", "#d55e00"),
+        ("personal", "own heads on their clients' validation parts", "#009e73"),
     ):
         points = [(row["round"], row[metric]) for row in rows if row["group"] == group and metric in row]
         if points:

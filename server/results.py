@@ -14,6 +14,7 @@ from fedgraft.progress import report
 from fedgraft.tensor_files import save_tensors
 from fedgraft.wire.protocol import SCHEMA
 from fedgraft.workspace import open_workspace
+from server.adapter import RoundRecord
 from server.balance import balance, measured_line
 
 if TYPE_CHECKING:
@@ -50,8 +51,8 @@ def summary_of(course: Course) -> dict[str, Any]:
     """Return what came out, and what it cost."""
     adapter, counters = course.adapter, course.counters
     task = adapter.objective.task
-    last = adapter.record.metrics if adapter.record is not None else {}
-    validation = summarise(last, task) if last and float(last["count"]) else {}
+    last = adapter.record or RoundRecord(np.zeros(0, dtype=np.int64))
+    personal = last.summarised("personal", task)
     central = summarise(course.central_sums, task) if course.central_sums is not None else {}
     summary: dict[str, Any] = {
         "schema": SCHEMA,
@@ -66,7 +67,8 @@ def summary_of(course: Course) -> dict[str, Any]:
         **_attack(course),
         "weights_digest": adapter.weights_digest,
         "central": central,
-        "validation": validation,
+        "validation": last.summarised("validation", task),
+        **({"personal": personal} if personal else {}),
         "bytes_down": counters.bytes_down,
         "bytes_up": counters.bytes_up,
         "hosts": balance(course.roster, course.part.shards, adapter.busy_seconds),
@@ -92,14 +94,24 @@ def _attack_rows(summary: dict[str, Any]) -> list[tuple[str, str]]:
     return [(attack["name"], f"from round {attack['from_round']}, by {listed(summary['attackers'])}")]
 
 
+def headlines(summary: dict[str, Any]) -> list[tuple[str, float]]:
+    """Return what a summary leads with: the metric on each part, and how personal heads serve the worst clients."""
+    parts = {"central": "central test", "validation": "clients' validation parts"}
+    found = [(label, summary[group][summary["metric"]]) for group, label in parts.items() if summary[group]]
+    for group, label in (("personal", "own heads"), ("validation", "global head")):
+        values = summary.get(group, {}) if "personal" in summary else {}
+        for key, who in (("client_mean", "mean of clients"), ("client_worst_decile", "worst tenth of clients")):
+            if key in values:
+                found.append((f"{label}, {who}", values[key]))
+    return found
+
+
 def summary_text(summary: dict[str, Any]) -> str:
     """Return the summary as a few aligned lines."""
     metric = summary["metric"]
     title = metric.replace("_", " ")
     rows = [("strategy", summary["strategy"])]
-    for group, label in (("central", "central test"), ("validation", "clients' validation parts")):
-        if metric in summary[group]:
-            rows.append((f"{title}, {label}", f"{summary[group][metric]:.4f}"))
+    rows += [(f"{title}, {label}", f"{value:.4f}") for label, value in headlines(summary)]
     rows += [
         ("rounds", str(summary["rounds"])),
         ("clients", f"{summary['num_clients']} ({summary['num_train']:,} training samples)"),

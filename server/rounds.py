@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from flwr.app import ConfigRecord, Message, MetricRecord
@@ -76,12 +76,12 @@ def conduct(grid: Grid, submission: Submission) -> Path:
         if directory.finished:
             return directory.path
         course = _begin(grid, submission, part, directory, checkpoint)
-        while course.round_number < part.server.rounds:
+        ended = False
+        while not ended:
             try:
-                _round(course)
+                ended = _further(course)
             except StateLostError as lost:
                 _go_back(course, lost)
-        _end(course)
     return directory.path
 
 
@@ -199,6 +199,15 @@ def _central(part: ServerPart, objective: Objective, counters: Counters, threads
     return central if central.num_samples else None
 
 
+def _further(course: Course) -> bool:
+    """Run the next round, or after the last one the run's end; return whether that was the end."""
+    if course.round_number < course.part.server.rounds:
+        _round(course)
+        return False
+    _end(course)
+    return True
+
+
 def _round(course: Course) -> None:
     """Run one round: exchanges, aggregation, evaluation, and at times a checkpoint."""
     started, before = time.perf_counter(), (course.counters.bytes_down, course.counters.bytes_up)
@@ -280,12 +289,15 @@ def _made_at_once(course: Course, strategy: Strategy, round_number: int, group: 
 def _write_record(course: Course, record: RoundRecord, number: int) -> None:
     """Write what the replies of round `number` said: of its training, and of the head that they received.
 
-    The received head is that of the round before, so its validation rows bear that round's number.
+    The received head is that of the round before, so its validation rows bear that round's number; so do the rows of
+    the clients' own heads, which are evaluated as they stood before the round.
     """
-    if record.metrics and float(record.metrics["count"]):
-        values = summarise(record.metrics, course.adapter.objective.task)
-        sizes = {"num_clients": len(record.clients), "num_samples": int(record.metrics["count"])}
-        course.directory.row(number - 1, "validation", {**sizes, **values})
+    groups: tuple[Literal["validation", "personal"], ...] = ("validation", "personal")
+    for group in groups:
+        values = record.summarised(group, course.adapter.objective.task)
+        if values:
+            sizes = {"num_clients": len(record.clients), "num_samples": int(record.metrics["count"])}
+            course.directory.row(number - 1, group, {**sizes, **values})
     if course.part.evaluation.per_client:
         course.directory.client_rows(
             number, [course.roster.names[client] for client in record.clients], record.per_client

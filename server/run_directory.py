@@ -4,7 +4,7 @@
 | --- | --- |
 | `run.json` | schema and protocol numbers, run id, seed, versions, git revision if any |
 | `scenario.yaml` | the resolved scenario |
-| `metrics.jsonl` | one row a round and group: `train`, `validation`, `central` |
+| `metrics.jsonl` | one row a round and group: `train`, `validation`, `central`, `personal` |
 | `client_metrics.csv` | one row a round, client and part |
 | `checkpoints/round-*.safetensors` | head, strategy state and counters; the last two |
 | `client-state/` | what clients keep from round to round; written by the hosts |
@@ -123,7 +123,8 @@ class RunDirectory:
     def client_rows(self, round_number: int, names: Sequence[str], columns: Mapping[str, NDArray[Any]]) -> None:
         """Append what is known of each client to `client_metrics.csv`.
 
-        Part `train` is of round `round_number`; part `validation` is of the head after the round before.
+        Part `train` is of round `round_number`; part `validation` is of the head after the round before, and part
+        `personal` of each client's own head then, on the same samples.
         """
         buffer = io.StringIO()
         writer = csv.writer(buffer, lineterminator="\n")
@@ -136,10 +137,12 @@ class RunDirectory:
                 )
                 for name, count, steps, values in zip(names, columns["num_train"], columns["steps"], fits, strict=True)
             )
-        if "validation_loss" in columns:
-            scores = (columns["num_validation"], columns["validation_loss"], columns["validation_score"])
+        for part in ("validation", "personal"):
+            if f"{part}_loss" not in columns:
+                continue
+            scores = (columns["num_validation"], columns[f"{part}_loss"], columns[f"{part}_score"])
             writer.writerows(
-                (round_number - 1, name, "validation", int(count), "", f"{loss:.7g}", f"{score:.7g}", "", "")
+                (round_number - 1, name, part, int(count), "", f"{loss:.7g}", f"{score:.7g}", "", "")
                 for name, count, loss, score in zip(names, *scores, strict=True)
                 if count
             )

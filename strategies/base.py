@@ -150,9 +150,6 @@ class Strategy(Settings):
     reply: ClassVar[Literal["sum", "stack"]] = "sum"
     """What replies carry: sums over the host's clients, or every client's update stacked."""
 
-    evaluates: ClassVar[Literal["global"]] = "global"
-    """Which head is evaluated."""
-
     most_rounds: ClassVar[int | None] = None
     """Rounds after which nothing more can come; None: as many as the scenario says."""
 
@@ -187,6 +184,13 @@ class Strategy(Settings):
     def plan(self, state: Arrays, round_number: int) -> tuple[Exchange, ...]:
         """Return the exchanges of a round (from 1)."""
         return (Request(),)
+
+    def personal(self, state: Arrays) -> Half | None:
+        """Return the half by which each client has a head of its own, to be evaluated beside the global one.
+
+        None: there are no such heads.
+        """
+        return None
 
     def aggregate(self, state: Arrays, head: Arrays, replies: tuple[Replies, ...]) -> Outcome:
         """Combine the replies, one a request of the plan, into the next global head.

@@ -11,6 +11,7 @@ from strategies.base import Strategy
 from strategies.bulyan import Bulyan
 from strategies.ccvr import CCVR
 from strategies.centred_clipping import CentredClipping
+from strategies.ditto import Ditto
 from strategies.fedadagrad import FedAdagrad
 from strategies.fedadam import FedAdam
 from strategies.fedavg import FedAvg
@@ -20,10 +21,12 @@ from strategies.fedexp import FedExP
 from strategies.fednova import FedNova
 from strategies.fedprox import FedProx
 from strategies.fedyogi import FedYogi
+from strategies.fine_tune_after import FineTuneAfter
 from strategies.flower import FlowerStrategy
 from strategies.geometric_median import GeometricMedian
 from strategies.krum import Krum
 from strategies.lda import LinearDiscriminant
+from strategies.local_only import LocalOnly
 from strategies.median import Median
 from strategies.multi_krum import MultiKrum
 from strategies.ncm import NearestClassMean
@@ -51,6 +54,9 @@ StrategySettings = Annotated[
     | Annotated[FedNova, Tag("fednova")]
     | Annotated[FedExP, Tag("fedexp")]
     | Annotated[QFedAvg, Tag("qfedavg")]
+    | Annotated[LocalOnly, Tag("local-only")]
+    | Annotated[FineTuneAfter, Tag("fine-tune-after")]
+    | Annotated[Ditto, Tag("ditto")]
     | Annotated[Ridge, Tag("ridge")]
     | Annotated[NearestClassMean, Tag("ncm")]
     | Annotated[LinearDiscriminant, Tag("lda")]

@@ -10,7 +10,16 @@ from numpy.typing import NDArray
 from sklearn import metrics as reference
 
 from fedgraft.evaluation import Objective, evaluate_rows
-from fedgraft.metrics import LARGEST_CONFUSION, PRIMARY, add_sums, metric_shapes, metric_sums, sample_scores, summarise
+from fedgraft.metrics import (
+    LARGEST_CONFUSION,
+    PRIMARY,
+    add_sums,
+    metric_shapes,
+    metric_sums,
+    over_clients,
+    sample_scores,
+    summarise,
+)
 from fedgraft.models.head_settings import LinearHead
 from fedgraft.models.loss_settings import SoftmaxLoss
 from fedgraft.models.losses import Task
@@ -165,3 +174,11 @@ def test_evaluation_of_no_rows_gives_zeros_of_every_sum() -> None:
     result = evaluate_rows(np.zeros((5, 4), dtype=np.float32), np.zeros(5, dtype=int), nothing, head, objective)
     assert {name: value.shape for name, value in result.sums.items()} == metric_shapes("classes", 3)
     assert not any(value.any() for value in result.sums.values())
+
+
+def test_over_clients_by_hand() -> None:
+    """Of 11 clients with samples the worst two count as the worst tenth; of squared errors those are the largest."""
+    scores, counts = np.array([0.0, *np.arange(1, 12)]), np.array([0, *[3] * 11])
+    assert over_clients(scores, counts, "classes") == {"client_mean": 6.0, "client_worst_decile": 1.5}
+    assert over_clients(scores, counts, "real") == {"client_mean": 6.0, "client_worst_decile": 10.5}
+    assert over_clients(scores, np.zeros(12), "classes") == {}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from clients.engine.batches import plan_steps
+from clients.engine.batches import Steps, plan_steps
 from clients.engine.choice import Bucket, buckets, groups
 from clients.engine.dual import DualControl, DualResult, head_update, train_dual
 from clients.engine.fit import Fit, fit
@@ -174,6 +174,21 @@ def _weighted(stacked: Stacked, factors: torch.Tensor) -> dict[str, NDArray[np.f
     return {name: torch.einsum("k,k...->...", factors, value.double()).numpy() for name, value in stacked.items()}
 
 
+@dataclass(frozen=True)
+class AtOnce:
+    """Some clients that train at once, in falling order of their steps.
+
+    Attributes:
+        clients: `(num_clients,)` positions among the host's.
+        turns: `(num_clients,)` their places in the request.
+        table: their samples.
+    """
+
+    clients: NDArray[np.int64]
+    turns: NDArray[np.int64]
+    table: Table
+
+
 class Engine:
     """The heads of a host's clients; buckets and Gram matrices stay between rounds.
 
@@ -269,15 +284,29 @@ class Engine:
         Raises:
             TrainingError: a client's head is not finite after its training.
         """
+        return self.at_once(
+            lambda some: each(self._train_group(task, some.clients, some.table, head, some.turns, mu, control)),
+            task,
+            index,
+            threads,
+        )
+
+    def at_once(
+        self, train: Callable[[AtOnce], T], task: LocalTask, index: NDArray[np.int64], threads: int = 1
+    ) -> Iterator[T]:
+        """Yield what `train` returns of the clients at `index` that train at once; `run_each` says how threads work."""
         turns = np.full(len(self._clients), -1, dtype=np.int64)
         turns[index] = np.arange(len(index))
 
-        def train(group: list[tuple[int, Bucket, NDArray[np.int64]]]) -> T:
+        def of(group: list[tuple[int, Bucket, NDArray[np.int64]]]) -> T:
             clients = np.concatenate([bucket.clients[rows] for _, bucket, rows in group])
-            table = self._tables.of(group)
-            return each(self._train_group(task, clients, table, head, turns[clients], mu, control))
+            return train(AtOnce(clients, turns[clients], self._tables.of(group)))
 
-        return in_order((functools.partial(train, group) for group in self._groups(turns, task)), threads)
+        return in_order((functools.partial(of, group) for group in self._groups(turns, task)), threads)
+
+    def steps(self, task: LocalTask, some: AtOnce) -> Steps:
+        """Return the steps of clients that train at once."""
+        return plan_steps(task.train, task.seed, task.round_number, self._keys[some.clients], some.table.sizes)
 
     def _groups(
         self, turns: NDArray[np.int64], task: LocalTask

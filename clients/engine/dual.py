@@ -8,7 +8,9 @@ same. The bias is the weight of a constant feature, so `K` has 1 added.
 
 A control variate adds the same `d = c - B^T X` to every gradient: `c` is the federation's, `B` `(n, C)` the
 coefficients of the client's own. So `W = s W0 + t d + A^T X` with one scalar more, and the outputs of `d` are computed
-once. The client's next control variate is the mean of its clipped gradients, which lie in the span: `n C` numbers.
+once. A proximal term towards another head `W1` than the start moves `t` too, with `d = W1`.
+
+The client's next control variate is the mean of its clipped gradients, which lie in the span: `n C` numbers.
 
 Clipping needs the gradient's norm, which is `trace(R^T K_bb R)` for the batch's residuals `R`.
 """
@@ -48,14 +50,16 @@ class DualControl:
 
 @dataclass(frozen=True)
 class DualResult:
-    """What the training of a bucket gave, for clients in its order: heads `scale W0 + shift c + coefficients^T X`.
+    """What the training of a bucket gave, for clients in its order: heads `scale W0 + shift d + coefficients^T X`.
+
+    `d` is the federation's control variate `c`, or the head that the proximal term pulls to.
 
     Attributes:
         scale: `(num_clients,)`, the `s` above.
         coefficients: `(num_clients, n, C)`, `A - t B` above; zero in rows past a client's size.
         loss_sums: `(num_clients,)` losses summed over the samples of all steps, each before its step.
         seen: `(num_clients,)` samples of all steps.
-        shift: `(num_clients,)`, the `t` above; None without control variates.
+        shift: `(num_clients,)`, the `t` above; None without control variates and without such a pull.
         gradients: `(num_clients, n, C)` coefficients of the mean over the steps of the clipped gradients of the loss,
             the next `B`; None without control variates.
     """
@@ -79,12 +83,13 @@ def train_dual(
     clip_norm: float | None = None,
     mu: float = 0.0,
     control: DualControl | None = None,
+    centre: torch.Tensor | None = None,
 ) -> DualResult:
     """Train the linear heads of a bucket of clients.
 
     Args:
         gram: `(num_clients, n, n)`, zero in rows and columns past a client's size.
-        start: `(num_clients, n, C)` outputs of the head that was received, bias included.
+        start: `(num_clients, n, C)` outputs of the heads that training starts from, bias included.
         targets: `(num_clients, n)` int64 classes for softmax, else `(num_clients, n, C)`.
         steps: the clients' steps; clients in falling order of their number of steps.
         optimizer: SGD's settings.
@@ -92,17 +97,20 @@ def train_dual(
         loss: a resolved loss.
         clip_norm: largest norm of a step's gradient.
         mu: weight of the proximal term `mu / 2 |W - W0|^2`.
-        control: control variates.
+        control: control variates; not together with a centre.
+        centre: `(num_clients, n, C)` outputs of the head `W1` that the proximal term pulls to in place of `W0`.
     """
     import torch
 
     num_clients, size, num_outputs = start.shape
     scale = torch.ones(num_clients, dtype=start.dtype)
-    coefficients = torch.zeros_like(start)
+    coefficients = torch.zeros(start.shape, dtype=start.dtype)  # contiguous, whatever the start is: it is flattened
     decay = mu + optimizer.weight_decay
     plain = optimizer.momentum == 0 and decay == 0
     shift = torch.zeros_like(scale)
-    drift = None if control is None else (control.outputs - gram @ control.own).flatten(0, 1)
+    drift = centre if control is None else control.outputs - gram @ control.own
+    drift = None if drift is None else drift.flatten(0, 1)
+    to_start, to_drift = (mu, 1.0) if centre is None else (0.0, -mu)
     gradients = None if plain or control is None else torch.zeros_like(start)
     velocity = None if plain else (torch.zeros_like(scale), torch.zeros_like(scale), torch.zeros_like(start))
     loss_sums = torch.zeros(num_clients, dtype=torch.float64)
@@ -152,13 +160,13 @@ def train_dual(
         _move(
             (scale[:active], shift[:active], coefficients[:active]),
             tuple(value[:active] for value in velocity),
-            (decay * scale[:active] - mu, decay * shift[:active] + 1, change),
+            (decay * scale[:active] - to_start, decay * shift[:active] + to_drift, change),
             optimizer,
             learning_rate,
         )
     seen = counts.sum(1)
     if control is None:
-        return DualResult(scale, coefficients, loss_sums, seen)
+        return DualResult(scale, coefficients, loss_sums, seen, None if centre is None else shift)
     if gradients is None:  # of plain SGD the coefficients are their sum times the negative rate
         gradients = coefficients / -learning_rate
     lengths = torch.from_numpy(steps.lengths).to(start.dtype)[:, None, None]
@@ -261,8 +269,8 @@ def head_update(
     Args:
         result: what training gave.
         features: the clients'.
-        head: the head that was received.
-        shared: the federation's control variate, if there was one.
+        head: the head that was received, or the heads that the clients started from, `(num_clients, *shape)`.
+        shared: the federation's control variate, or the head that the proximal term pulled to, if there was one.
     """
     moved = (result.scale - 1).to(features.dtype)
     update = {"weight": moved[:, None, None] * head["weight"] + result.coefficients.mT @ features}

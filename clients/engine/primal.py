@@ -53,6 +53,7 @@ def train_primal(
     clip_norm: float | None = None,
     mu: float = 0.0,
     control: PrimalControl | None = None,
+    own: Stacked | None = None,
 ) -> PrimalResult:
     """Train the heads of a bucket of clients.
 
@@ -67,11 +68,14 @@ def train_primal(
         clip_norm: largest norm of a step's gradient, over all parameters of a client.
         mu: weight of the proximal term `mu / 2 |w - w0|^2`.
         control: control variates.
+        own: heads that the clients start from in place of the one that was received; the proximal term still pulls to
+            that one.
     """
     import torch
 
     num_clients = features.shape[0]
-    current = {name: value.expand(num_clients, *value.shape).clone() for name, value in head.items()}
+    start = own or {name: value.expand(num_clients, *value.shape) for name, value in head.items()}
+    current = {name: value.clone() for name, value in start.items()}
     rule: _AdamRule | _SgdRule
     if isinstance(optimizer, Adam):
         rule = _AdamRule(optimizer, learning_rate, current)
@@ -107,7 +111,7 @@ def train_primal(
                 gradient.add_(moving[name] - head[name], alpha=mu)
         for name, value in moving.items():
             rule.move(name, value, gradients[name], step + 1)
-    update = {name: value - head[name] for name, value in current.items()}
+    update = {name: value - start[name] for name, value in current.items()}
     means = None if noted is None else noted.means(torch.from_numpy(steps.lengths))
     return PrimalResult(update, loss_sums, counts.sum(1), means)
 

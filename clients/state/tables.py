@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-Kind = Literal["span", "head"]
-"""What a state is of: `span`, in the span of the client's features, as any gradient of a linear head; or `head`."""
+Kind = Literal["span", "head", "number"]
+"""What a state is of: `span`, in the span of the client's features, as any gradient of a linear head; `head`, of the
+head's shapes; or one `number`."""
 
 Stacked = dict[str, NDArray[Any]]
 """Arrays of the head's names, `(num_clients, *shape)`."""
@@ -33,11 +34,6 @@ class Layout:
     num_outputs: int
     shapes: Mapping[str, tuple[int, ...]]
 
-    @cached_property
-    def num_parameters(self) -> int:
-        """Numbers in a head, P."""
-        return sum(int(np.prod(shape)) for shape in self.shapes.values())
-
 
 class StateTable:
     """One named state of all clients of a host, from zeros.
@@ -54,14 +50,16 @@ class StateTable:
 
     def __init__(self, layout: Layout, kind: Kind, dtype: type[np.floating[Any]] = np.float32) -> None:
         self.layout = layout
-        self._shapes = sorted(layout.shapes.items())  # whatever the order in which a head's arrays come
+        shapes = {"number": ()} if kind == "number" else layout.shapes
+        self._shapes = sorted(shapes.items())  # whatever the order in which a head's arrays come
         in_span = layout.dual & (kind == "span")
         counts = np.where(in_span, layout.sizes, np.where(layout.sizes > 0, 1, 0))
         self._in_span = in_span
         self._starts = np.where(in_span, _starts(counts * in_span), _starts(counts * ~in_span))
         # zeros cost no memory before they are written over
         self.span = np.zeros((int(counts[in_span].sum()), layout.num_outputs), dtype=dtype)
-        self.head = np.zeros((int(counts[~in_span].sum()), layout.num_parameters), dtype=dtype)
+        width = sum(math.prod(shape) for shape in shapes.values())
+        self.head = np.zeros((int(counts[~in_span].sum()), width), dtype=dtype)
         self._counts = counts
 
     def coefficients(self, clients: NDArray[np.int64], longest: int) -> NDArray[Any]:
@@ -80,7 +78,7 @@ class StateTable:
         """Return the arrays of some other clients, `(num, *shape)` each."""
         flat, found, first = self.head[self._starts[clients]], {}, 0
         for name, shape in self._shapes:
-            last = first + int(np.prod(shape))
+            last = first + math.prod(shape)
             found[name] = flat[:, first:last].reshape(len(clients), *shape)
             first = last
         return found
@@ -89,6 +87,15 @@ class StateTable:
         """Write what `heads` returned."""
         parts = [values[name].reshape(len(clients), -1) for name, _ in self._shapes]
         self.head[self._starts[clients]] = np.concatenate(parts, axis=1)
+
+    def numbers(self, clients: NDArray[np.int64]) -> NDArray[Any]:
+        """Return the number of some clients with samples, `(num,)`."""
+        values: NDArray[Any] = self.head[self._starts[clients], 0]
+        return values
+
+    def keep_numbers(self, clients: NDArray[np.int64], values: NDArray[Any] | float) -> None:
+        """Write what `numbers` returned."""
+        self.head[self._starts[clients], 0] = values
 
     def part(self, first: int, last: int) -> dict[Kind, NDArray[Any]]:
         """Return views of the rows of the clients from `first` up to but without `last`."""

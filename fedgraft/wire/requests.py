@@ -4,8 +4,8 @@
 | --- | --- | --- | --- | --- |
 | `query.describe` | DescribeRequest | Description | | `clients` |
 | `query.backbone` | BackboneRequest | BackboneReply | `weights`, once | |
-| `train` | TrainRequest | TrainReply | `head`, `clients`, `extra` | sums or `stack`; `metrics`; `clients` |
-| `evaluate` | EvaluateRequest | EvaluateReply | `head`, `clients` | `metrics`, `clients` |
+| `train` | TrainRequest | TrainReply | `head`, `clients`, `extra` | sums or `stack`; `metrics`; `personal`; `clients` |
+| `evaluate` | EvaluateRequest | EvaluateReply | `head`, `clients` | `metrics`, `personal`, `clients` |
 | `query.statistics` | StatisticsRequest | StatisticsReply | `clients` | `sums` |
 | `query.class_sums` | ClassSumsRequest | ClassSumsReply | `clients` | `rows` |
 | `query.cross_validate` | CrossValidateRequest | CrossValidateReply | `clients`, `moments` | `counts` |
@@ -110,8 +110,9 @@ class TrainReply(Settings):
 
     Arrays: one group a sum, float32, of the head's shapes (added in float64, rounded once); or `stack`,
     `(num_clients, *shape)`, and `weights.weight`, `(num_clients,)`. `metrics`: sums over the clients'
-    validation parts of the head that was received (see `fedgraft.metrics`), and `train_loss`. `clients`: the
-    same a client, when asked for.
+    validation parts of the head that was received (see `fedgraft.metrics`), and `train_loss`. `personal`: the same
+    sums of the clients' own heads, as they stood before the training, where the half keeps some. `clients`: the same a
+    client, when asked for.
     """
 
     round_number: PositiveInt
@@ -124,22 +125,31 @@ class TrainReply(Settings):
 
 
 class EvaluateRequest(Settings):
-    """Asks a host to evaluate a head on its clients' validation parts."""
+    """Asks a host to evaluate a head on its clients' validation parts, and perhaps each client's own head beside it.
+
+    Arrays: `head` and `clients`, as in TrainRequest.
+    """
 
     run_id: str
     weights_digest: str
     round_number: NonNegativeInt
     shard: NonNegativeInt
     per_client: bool = True
+    personal: HalfSettings | None = None
+    """The half that makes the clients' own heads; None: there are none."""
+    state_version: NonNegativeInt = 0
+    """The version of the clients' state that own heads are read from; 0 where they are not kept."""
 
 
 class EvaluateReply(Settings):
-    """What evaluation gave, beside the arrays `metrics` and `clients`."""
+    """What evaluation gave, beside the arrays `metrics`, `clients`, and for own heads `personal`, as `metrics`."""
 
     round_number: NonNegativeInt
     shard: NonNegativeInt
     num_clients: NonNegativeInt
     seconds: float
+    has_state: bool = True
+    """False: the host lacks the version of its clients' state that it was to read, and has done nothing."""
 
 
 class StatisticsRequest(Settings):

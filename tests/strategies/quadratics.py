@@ -46,7 +46,7 @@ def answer(
 ) -> Replies:
     """Return what the clients reply to a request, combined as the server combines it; `variates` are changed."""
     half = request.half
-    if half.name not in ("plain", "proximal", "control_variate"):
+    if half.name not in ("plain", "proximal", "control_variate", "alone", "ditto"):
         raise NotImplementedError(f"the quadratics don't know the client half {half.name}")
     mu = half.parameters["mu"] if half.name == "proximal" else 0.0
     start = float(head["w"][0])

@@ -11,6 +11,7 @@ import json
 import tempfile
 import uuid
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,13 +39,18 @@ RUN_ID = str(uuid.UUID(int=1))
 Part = tuple[float, float, float]
 
 
-def federation(clients: Sequence[Quadratic], num_steps: int, train: dict[str, Any]) -> tuple[InlineGrid, Roster]:
+def federation(
+    clients: Sequence[Quadratic], num_steps: int, train: dict[str, Any], validation_fraction: float = 0.0
+) -> tuple[InlineGrid, Roster]:
     """Return the hosts of a federation of quadratics, and who they speak for."""
-    return _federation(tuple((one.curvature, one.optimum, one.weight) for one in clients), num_steps, json.dumps(train))
+    parts = tuple((one.curvature, one.optimum, one.weight) for one in clients)
+    return _federation(parts, num_steps, json.dumps(train), validation_fraction)
 
 
 @functools.cache
-def _federation(clients: tuple[Part, ...], num_steps: int, train: str) -> tuple[InlineGrid, Roster]:
+def _federation(
+    clients: tuple[Part, ...], num_steps: int, train: str, validation_fraction: float
+) -> tuple[InlineGrid, Roster]:
     folder = Path(tempfile.mkdtemp())
     owners = np.repeat(np.arange(len(clients)), [int(weight) for _, _, weight in clients])
     roots = np.sqrt([curvature for curvature, _, _ in clients])[owners]
@@ -60,7 +66,12 @@ def _federation(clients: tuple[Part, ...], num_steps: int, train: str) -> tuple[
     settings["optimizer"] = {"name": "sgd", "learning_rate": LEARNING_RATE, **settings.get("optimizer", {})}
     values = {
         "name": "quadratics",
-        "data": {"source": source, "partition": "natural", "validation_fraction": 0, "test_fraction": 0},
+        "data": {
+            "source": source,
+            "partition": "natural",
+            "validation_fraction": validation_fraction,
+            "test_fraction": 0,
+        },
         "backbone": "identity",
         "head": {"name": "linear", "bias": False},
         "train": settings,
@@ -82,7 +93,32 @@ def course_end_to_end(
     train: dict[str, Any] | None = None,
 ) -> list[float]:
     """Return the parameter after each round, by way of the adapter, messages, the host and its engine."""
-    grid, roster = federation(clients, num_steps, train or {})
+    return _course(strategy, federation(clients, num_steps, train or {}), num_rounds, start)[0]
+
+
+def own_heads_end_to_end(
+    strategy: Strategy,
+    clients: Sequence[Quadratic],
+    num_steps: int,
+    num_rounds: int,
+    start: float = 0.0,
+    train: dict[str, Any] | None = None,
+) -> list[float]:
+    """Return how far each client's own head is from the client's optimum after the last round, by its loss.
+
+    Each sample comes twice, once to train on and once to be judged by: the loss there is `(x w - y)^2 / 2`.
+    """
+    doubled = [replace(client, weight=2 * client.weight) for client in clients]
+    _, adapter = _course(strategy, federation(doubled, num_steps, train or {}, 0.5), num_rounds, start)
+    losses = adapter.record.per_client["personal_loss"] if adapter.record else []
+    return [float(np.sqrt(2 * loss / one.curvature)) for loss, one in zip(losses, clients, strict=True)]
+
+
+def _course(
+    strategy: Strategy, hosts: tuple[InlineGrid, Roster], num_rounds: int, start: float
+) -> tuple[list[float], PackedStrategy]:
+    """Return the parameter after each round, and the adapter after the last evaluation."""
+    grid, roster = hosts
     objective = Objective(LinearHead(bias=False), SquaredLoss(), "real", 1)
     never = EvaluationSettings(every=1000, central=False, per_client=False)
     adapter = PackedStrategy(strategy, roster, ServerSettings(rounds=num_rounds), never, objective, RUN_ID, 1, "", 1)
@@ -95,4 +131,6 @@ def course_end_to_end(
             arrays, _ = adapter.aggregate_train(number, exchange(grid, messages, Counters(), "train", 10.0))
         head = adapter.head
         values.append(float(head["weight"][0, 0]))
-    return values
+    messages = list(adapter.configure_evaluate(num_rounds, array_record(head), ConfigRecord(), grid))
+    adapter.aggregate_evaluate(num_rounds, exchange(grid, messages, Counters(), "evaluate", 10.0))
+    return values, adapter

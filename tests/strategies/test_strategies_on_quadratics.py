@@ -103,6 +103,10 @@ TABLE = (
     # Where the mean update is zero, the step is at most 1.92 times it: short enough to come to rest.
     Row("fedexp", 1.0, 0.4494, {"epsilon": 0.5}),
     Row("qfedavg", fair(1), fair(10), {"q": 1.0}, num_rounds=400),
+    # Heads of the clients' own beside these: `test_personal_heads_on_quadratics.py`.
+    Row("local-only", 0.0, 0.0),
+    Row("fine-tune-after", 1.0, 0.4494),
+    Row("ditto", 1.0, 0.4494, {"pull": 0.5}),
     # Of two values the median, and a mean from which nothing is cut, is the mean; so is a clipped mean of short ones,
     # and one around a centre that has come to the mean.
     Row("median", 1.0, 0.4494),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -51,10 +52,15 @@ def scenario(strategy: dict[str, Any], **blocks: Any) -> Scenario:
     return Scenario.model_validate_json(json.dumps({**DIGITS, **blocks, "strategy": strategy}))
 
 
+def judged(name: str) -> str:
+    """Return whose rows tell whether training helps: what is local stays so, and the global head as it was."""
+    return "personal" if name == "local-only" else "central"
+
+
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_beats_its_start(name: str, tmp_path: Path) -> None:
     run = fedgraft.run(scenario({"name": name, **PARAMETERS.get(name, {})}), out=tmp_path / "run")
-    central = [row for row in run.metrics if row["group"] == "central"]
+    central = [row for row in run.metrics if row["group"] == judged(name)]
     assert [row["round"] for row in central] == list(range(1 + (STRATEGIES[name].most_rounds or 5)))
     assert central[-1]["loss"] < 0.9 * central[0]["loss"]
     assert central[-1]["accuracy"] > central[0]["accuracy"] + 0.2
@@ -68,10 +74,26 @@ def test_clients_need_not_have_every_class(name: str, tmp_path: Path) -> None:
     partition = {"name": "pathological", "clients": 12, "classes_per_client": 3}
     blocks = {"data": {**DIGITS["data"], "partition": partition}, "server": {"rounds": 3}}
     run = fedgraft.run(scenario({"name": name, **PARAMETERS.get(name, {})}, **blocks), out=tmp_path / "run")
-    central = [row for row in run.metrics if row["group"] == "central"]
+    central = [row for row in run.metrics if row["group"] == judged(name)]
     assert central[-1]["accuracy"] > 0.1
     for row in run.metrics:
         assert all(np.isfinite(value) for value in row.values() if isinstance(value, float)), row
+
+
+@pytest.mark.parametrize("name", ["local-only", "fine-tune-after", "ditto"])
+def test_own_heads_are_reported_beside_the_global_one(name: str, tmp_path: Path) -> None:
+    """Per client, and over clients: the mean, and of 12 clients the worst 2, computed here from the rows."""
+    run = fedgraft.run(scenario({"name": name}), out=tmp_path / "run")
+    with (run.directory / "client_metrics.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["round"] == "5"]
+    for group in ("personal", "validation"):
+        scores = sorted(float(row["score"]) for row in rows if row["part"] == group)
+        assert len(scores) == 12
+        assert run.summary[group]["client_mean"] == pytest.approx(np.mean(scores), rel=1e-6)
+        assert run.summary[group]["client_worst_decile"] == pytest.approx(np.mean(scores[:2]), rel=1e-6)
+    assert run.summary["personal"]["client_mean"] > 0.5
+    text = (run.directory / "summary.txt").read_text()
+    assert f"accuracy, own heads, mean of clients           {run.summary['personal']['client_mean']:.4f}" in text
 
 
 @pytest.mark.parametrize("name", ["fedadam", "centred-clipping"])

@@ -1,0 +1,98 @@
+"""What a host does for the own heads of the clients that a request names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clients.engine.primal import Stacked
+from clients.personal.evaluation import OwnEvaluation
+from clients.personal.training import HeadsOf, OwnTrained, train_own, train_own_one_by_one
+from clients.settings import Constant, TrainSettings
+from clients.training import LocalTask
+from fedgraft.models.heads import as_tensors
+from fedgraft.wire.records import Arrays
+
+if TYPE_CHECKING:
+    from clients.host import Host
+
+Evaluation = tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]
+"""Metric sums over the clients' validation parts, and columns of each client's loss and score."""
+
+
+class PersonalCohort:
+    """The clients of one request.
+
+    Args:
+        host: theirs.
+        features: of all samples.
+        received: the head that was received.
+        index: which clients, ascending positions among the host's.
+    """
+
+    def __init__(self, host: Host, features: NDArray[Any], received: Arrays, index: NDArray[np.int64]) -> None:
+        self._host, self._features, self._index = host, features, index
+        self.received = as_tensors(received)
+
+    def evaluate(self, heads_of: HeadsOf) -> Evaluation:
+        """Evaluate each client's own head on its validation part.
+
+        Args:
+            heads_of: returns the heads of some of the host's clients.
+        """
+        evaluation, turns = self._evaluation(), np.arange(len(self._index))
+        evaluation.add(turns, lambda places: heads_of(self._index[places]))
+        return _result(evaluation)
+
+    def train(self, task: LocalTask, heads_of: HeadsOf, pull: float = 0.0) -> Iterator[OwnTrained]:
+        """Train each client's own head, from what `heads_of` returns; yield those that trained at once."""
+        host = self._host
+        targets = host.targets_of(min(task.round_number, task.num_rounds))
+        if task.train.form == "loop":
+            samples = host.samples(self._index, self._features, targets)
+            return train_own_one_by_one(
+                task, samples, self._index, host.keys, host.names, heads_of, self.received, pull
+            )
+        engine = host.engine(self._features, targets)
+        return train_own(engine, task, self._index, host.names, heads_of, self.received, pull, host.threads)
+
+    def fine_tuned(self, task: LocalTask, epochs: int) -> Evaluation:
+        """Have each client train a copy of the received head for some epochs, evaluate it, and forget it.
+
+        The learning rate is the optimiser's, whatever the schedule has come to.
+        """
+        tuned = _changed(task.train, epochs)
+        evaluation, left = self._evaluation(), np.ones(len(self._index), dtype=np.bool_)
+        after = LocalTask(task.objective, tuned, task.seed, task.num_rounds + 1, task.num_rounds)
+        for trained in self.train(after, self._copies):
+            evaluation.add(trained.turns, lambda places, trained=trained: _some(trained.heads, places))  # type: ignore[misc]
+            left[trained.turns] = False
+        without_samples = np.flatnonzero(left)
+        evaluation.add(without_samples, self._copies)
+        return _result(evaluation)
+
+    def _copies(self, clients: NDArray[np.int64]) -> Stacked:
+        return {name: value.repeat(len(clients), *[1] * value.dim()) for name, value in self.received.items()}
+
+    def _evaluation(self) -> OwnEvaluation:
+        host = self._host
+        federation = host.workspace.federation
+        clients = host.clients[self._index]
+        return OwnEvaluation(self._features, federation.samples.targets, federation.validation, clients, host.objective)
+
+
+def _changed(train: TrainSettings, epochs: int) -> TrainSettings:
+    return train.model_copy(update={"local_epochs": epochs, "local_steps": None, "schedule": Constant()})
+
+
+def _some(heads: Stacked, places: NDArray[np.int64]) -> Stacked:
+    import torch
+
+    return {name: value[torch.from_numpy(places)] for name, value in heads.items()}
+
+
+def _result(evaluation: OwnEvaluation) -> Evaluation:
+    return evaluation.sums, {"personal_loss": evaluation.losses, "personal_score": evaluation.scores}
