@@ -43,6 +43,16 @@ def proximal(parameters: Mapping[str, float]) -> Adjust:
     return adjust
 
 
+def dynamic(parameters: Mapping[str, float]) -> Adjust:
+    """Return what all clients share of the half of FedDyn (Acar et al., ICLR 2021, arXiv:2111.04263, algorithm 1).
+
+    A step's gradient is `g - h_k + mu (w - w_start)`: the proximal term, and a control variate `c - c_k` with `c = 0`
+    and `c_k = h_k`. After its training a client keeps `h_k - mu (w_k - w_start)`, the paper's new gradient of its loss:
+    which it is where the client has come to its minimum. Without weight decay it stays in the span of the features.
+    """
+    return proximal(parameters)
+
+
 class ControlVariate:
     """One client's half of SCAFFOLD (Karimireddy et al., ICML 2020, arXiv:1910.06378): adds `c - c_k`.
 
@@ -51,13 +61,17 @@ class ControlVariate:
     `-lr sum (g + c - c_k)` in K steps, so `c_k - c + (w_start - w) / (K lr)` is the mean of `g`. With momentum, decay
     or Adam the paper's expression would hold more than gradients; this is the same under every optimiser.
 
+    With a pull it is a client's half of FedDyn, together with the proximal term: see `dynamic`.
+
     Args:
         shared: the federation's control variate `c`, of the head's shapes.
         own: the client's, `c_k`.
+        pull: the paper's alpha, for FedDyn; 0: SCAFFOLD.
     """
 
-    def __init__(self, shared: Tensors, own: Tensors) -> None:
+    def __init__(self, shared: Tensors, own: Tensors, pull: float = 0.0) -> None:
         self._difference = {name: value - own[name] for name, value in shared.items()}
+        self._own, self._pull = own, pull
         self._sums = {name: value.new_zeros(value.shape) for name, value in own.items()}
         self._num_steps = 0
 
@@ -69,8 +83,10 @@ class ControlVariate:
                 self._sums[name] += parameter.grad
                 parameter.grad.add_(self._difference[name])
 
-    def next(self) -> dict[str, torch.Tensor]:
-        """Return the client's next control variate, after one step or more."""
+    def next(self, update: Tensors) -> dict[str, torch.Tensor]:
+        """Return the client's next control variate, after one step or more that made an update."""
+        if self._pull:
+            return {name: value - self._pull * update[name] for name, value in self._own.items()}
         return {name: value / self._num_steps for name, value in self._sums.items()}
 
 
@@ -82,18 +98,21 @@ class Control:
         shared: the federation's.
         own: each client's.
         clients: `(num,)` which rows of `own` are those of the clients that train, in the order of the request.
+        pull: 0: a client's next variate is the mean of its gradients; else its own minus `pull` times its update.
     """
 
     shared: Tensors
     own: StateTable
     clients: NDArray[np.int64]
+    pull: float = 0.0
 
     def of(self, turn: int, adjust: Adjust) -> tuple[ControlVariate, Adjust]:
         """Return one client's half, and it together with another half, which adds after it."""
         import torch
 
         own = self.own.heads(self.clients[turn : turn + 1])
-        variate = ControlVariate(self.shared, {name: torch.from_numpy(value[0]) for name, value in own.items()})
+        tensors = {name: torch.from_numpy(value[0].copy()) for name, value in own.items()}
+        variate = ControlVariate(self.shared, tensors, self.pull)
 
         def both(current: Tensors, start: Tensors) -> None:
             variate(current, start)
@@ -101,11 +120,11 @@ class Control:
 
         return variate, both
 
-    def keep(self, turn: int, variate: ControlVariate) -> dict[str, torch.Tensor]:
+    def keep(self, turn: int, variate: ControlVariate, update: Tensors) -> dict[str, torch.Tensor]:
         """Write a client's next control variate; return by how much it changed."""
         import torch
 
-        clients, following = self.clients[turn : turn + 1], variate.next()
+        clients, following = self.clients[turn : turn + 1], variate.next(update)
         before = self.own.heads(clients)
         self.own.keep_heads(clients, {name: value[None].numpy() for name, value in following.items()})
         return {name: value - torch.from_numpy(before[name][0]) for name, value in following.items()}
@@ -140,6 +159,7 @@ HALVES: dict[str, HalfKind] = {
     "alone": HalfKind(plain, state=OWN_HEAD, shares=False, personal="own"),
     "ditto": HalfKind(plain, frozenset({"pull"}), state=OWN_HEAD, personal="own"),
     "fine_tune": HalfKind(plain, frozenset({"epochs"}), personal="fine_tuned"),
+    "dynamic": HalfKind(dynamic, frozenset({"mu"}), state={"control": "span"}),
 }
 """Every half by its name."""
 

@@ -353,6 +353,25 @@ class Host:
         shapes = {name: value.shape for name, value in head.items()}
         return Layout(sizes, np.zeros(len(sizes), dtype=np.bool_), self.objective.num_outputs, shapes)
 
+    def _control(
+        self,
+        states: ClientStates,
+        shared: Mapping[str, Arrays],
+        index: NDArray[np.int64],
+        head: Arrays,
+        request: TrainRequest,
+    ) -> Control | None:
+        """Return the control variates of the clients of a request, if its half has any."""
+        if "control" not in states.tables:
+            return None
+        own = states.tables["control"]
+        if request.half.name != "dynamic":
+            return Control(as_tensors(shared["control"]), own, index)
+        if self.part.train.optimizer.weight_decay:
+            raise WireError("the client half 'dynamic' takes no weight decay; set train.optimizer.weight_decay to 0")
+        nothing = {name: np.zeros_like(value) for name, value in head.items()}
+        return Control(as_tensors(nothing), own, index, request.half.parameters["mu"])
+
     def _trained(
         self,
         request: TrainRequest,
@@ -433,7 +452,7 @@ class Host:
         steps, losses = np.zeros(len(index), dtype=np.int64), np.zeros(len(index))
         fits = {name: np.zeros(len(index)) for name in FITS} if request.per_client else {}
         own = self._train_own(request, head, index, features, states)
-        control = None if states is None else _control(states, shared, index)
+        control = None if states is None else self._control(states, shared, index, head, request)
         shares = _kind(request).shares
         for clients in self._finished(finish, request, head, index, features, control) if shares else map(finish, own):
             reply.add_part(clients.part)
@@ -686,12 +705,6 @@ class Host:
 def _kind(request: TrainRequest) -> HalfKind:
     build_half(request.half)  # refuses what this release does not have
     return HALVES[request.half.name]
-
-
-def _control(states: ClientStates, shared: Mapping[str, Arrays], index: NDArray[np.int64]) -> Control | None:
-    if "control" not in states.tables:
-        return None
-    return Control(as_tensors(shared["control"]), states.tables["control"], index)
 
 
 def _own_heads(states: ClientStates, cohort: PersonalCohort) -> OwnHeads:

@@ -230,7 +230,9 @@ def train_one_by_one(
             losses_after=after[:1],
             scores_after=after[1:],
             update=update,
-            state_changes={} if control is None or variate is None else {"control": control.keep(turn, variate)},
+            state_changes={}
+            if control is None or variate is None
+            else {"control": control.keep(turn, variate, update)},
         )
 
 

@@ -70,6 +70,10 @@ class Scenario(Settings):
                 f"came {given}, but the equations of strategy {self.strategy.title} hold under {' and '.join(allowed)}"
             )
             raise setting_fault("train.optimizer.name", f"{text} only; take that, or another strategy")
+        decay = self.train.optimizer.weight_decay
+        if decay and not self.strategy.takes_weight_decay:
+            text = f"came {decay:g}, but the equations of strategy {self.strategy.title} hold without weight decay only"
+            raise setting_fault("train.optimizer.weight_decay", f"{text}; set it to 0, or take another strategy")
         return self
 
     @model_validator(mode="after")

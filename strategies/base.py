@@ -168,6 +168,9 @@ class Strategy(Settings):
     optimizers: ClassVar[tuple[str, ...]] = ("sgd", "adam", "adamw")
     """Local optimisers under which its equations hold."""
 
+    takes_weight_decay: ClassVar[bool] = True
+    """Whether its equations hold with weight decay."""
+
     @property
     def title(self) -> str:
         """What errors and records call it."""

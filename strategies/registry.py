@@ -17,6 +17,7 @@ from strategies.fedadam import FedAdam
 from strategies.fedavg import FedAvg
 from strategies.fedavgm import FedAvgM
 from strategies.fedcof import FedCOF
+from strategies.feddyn import FedDyn
 from strategies.fedexp import FedExP
 from strategies.fednova import FedNova
 from strategies.fedprox import FedProx
@@ -51,6 +52,7 @@ StrategySettings = Annotated[
     | Annotated[FedYogi, Tag("fedyogi")]
     | Annotated[FedProx, Tag("fedprox")]
     | Annotated[Scaffold, Tag("scaffold")]
+    | Annotated[FedDyn, Tag("feddyn")]
     | Annotated[FedNova, Tag("fednova")]
     | Annotated[FedExP, Tag("fedexp")]
     | Annotated[QFedAvg, Tag("qfedavg")]

@@ -412,11 +412,16 @@ def _keep(
     if result.gradients is None:
         return None
     if isinstance(result, DualResult):
-        control.own.keep_coefficients(clients, result.gradients.numpy())
         if dual_control is None:
             return None
-        return Controlled(control.shared, dual_control.outputs, result.gradients - dual_control.own)
-    before = _tensors(control.own.heads(clients))
-    control.own.keep_heads(clients, {name: value.numpy() for name, value in result.gradients.items()})
-    change = {name: value - before[name] for name, value in result.gradients.items()}
+        own = dual_control.own
+        # FedDyn's federation has no variate and its clients no weight decay: the update is `coefficients^T X`
+        coefficients = own - control.pull * result.coefficients if control.pull else result.gradients
+        control.own.keep_coefficients(clients, coefficients.numpy())
+        return Controlled(control.shared, dual_control.outputs, coefficients - own)
+    before, following = _tensors(control.own.heads(clients)), result.gradients
+    if control.pull:
+        following = {name: value - control.pull * result.update[name] for name, value in before.items()}
+    control.own.keep_heads(clients, {name: value.numpy() for name, value in following.items()})
+    change = {name: value - before[name] for name, value in following.items()}
     return Controlled(control.shared, None, change)

@@ -108,7 +108,7 @@ def course(name: str, fates: list[str], double_replies: bool = False) -> dict[st
 
 
 UNDISTURBED: dict[str, dict[str, np.ndarray]] = {}
-NAMES = ("fedavg", "scaffold", "fednova", "ridge")
+NAMES = ("fedavg", "scaffold", "feddyn", "fednova", "ridge")
 
 
 @settings(max_examples=20, deadline=None)
@@ -123,7 +123,7 @@ def test_nothing_is_lost_and_nothing_counts_twice(name: str, fates: list[str]) -
         np.testing.assert_array_equal(value, UNDISTURBED[name][part])
 
 
-@pytest.mark.parametrize("name", ["fedavg", "scaffold"])
+@pytest.mark.parametrize("name", ["fedavg", "scaffold", "feddyn"])
 def test_replies_that_come_twice_count_once(name: str) -> None:
     once, twice = course(name, []), course(name, [], double_replies=True)
     for part, value in once.items():

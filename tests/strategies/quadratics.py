@@ -46,18 +46,20 @@ def answer(
 ) -> Replies:
     """Return what the clients reply to a request, combined as the server combines it; `variates` are changed."""
     half = request.half
-    if half.name not in ("plain", "proximal", "control_variate", "alone", "ditto"):
+    if half.name not in ("plain", "proximal", "control_variate", "dynamic", "alone", "ditto"):
         raise NotImplementedError(f"the quadratics don't know the client half {half.name}")
-    mu = half.parameters["mu"] if half.name == "proximal" else 0.0
+    mu = half.parameters["mu"] if half.name in ("proximal", "dynamic") else 0.0
     start = float(head["w"][0])
     own = np.zeros(len(clients)) if variates is None else variates
     controlled = half.name == "control_variate"
     shared = float(request.arrays["control.w"][0]) if controlled else 0.0
-    drifts = shared - own if controlled else np.zeros(len(clients))
+    drifts = shared - own  # without a half that keeps them both are zero
     results = [client.trained(start, steps, mu, drift) for client, drift in zip(clients, drifts, strict=True)]
     updates = np.array([[w - start] for w, _ in results])
     weights = np.array([client.weight for client in clients])
     following = -drifts - updates[:, 0] / (steps * LEARNING_RATE) if controlled else own  # the paper's option II
+    if half.name == "dynamic":
+        following = own - mu * updates[:, 0]
     changes, own[:] = following - own, following
     before = np.array([client.loss(start) for client in clients])
     powers, squares = weights * before**request.loss_power, np.square(updates[:, 0])

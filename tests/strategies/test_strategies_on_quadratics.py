@@ -98,6 +98,7 @@ TABLE = (
     Row("fedyogi", 1.0, 0.4494, {"learning_rate": 0.05, "tau": 0.1}, tolerance=0.002),
     Row("fedprox", 1.0, 0.4710, {"mu": 0.5}),
     Row("scaffold", 1.0, 1.0),
+    Row("feddyn", 1.0, 1.0, {"alpha": 0.5}, num_rounds=400),
     # Equal paths: FedAvg, and with a proximal term FedProx.
     Row("fednova", 1.0, 0.4710, {"mu": 0.5}),
     # Where the mean update is zero, the step is at most 1.92 times it: short enough to come to rest.
@@ -181,11 +182,12 @@ def test_samples_weigh(name: str) -> None:
 
 
 @pytest.mark.parametrize("num_steps", [1, 10])
-def test_scaffold_s_samples_weigh(num_steps: int) -> None:
+@pytest.mark.parametrize("name", ["scaffold", "feddyn"])
+def test_samples_weigh_where_clients_keep_state(name: str, num_steps: int) -> None:
     """Weights 3 and 1: the optimum of the pooled loss, -1/7, after any number of local steps; also on real hosts."""
     clients = (Quadratic(1, -3, weight=3), Quadratic(4, 2, weight=1))
-    strategy = Row("scaffold", 0, 0).build()
-    by_hand = course(strategy, clients, num_steps, 300)
+    strategy = Row(name, 0, 0).build()
+    by_hand = course(strategy, clients, num_steps, 600)
     assert by_hand[-1] == pytest.approx(-1 / 7, abs=1e-6)
     np.testing.assert_allclose(course_end_to_end(strategy, clients, num_steps, 8), by_hand[:8], rtol=2e-5, atol=2e-6)
 
