@@ -140,8 +140,8 @@ class HalfKind:
         shared: groups of arrays of the head's shapes that the request carries, `<group>.<parameter>` in `extra`.
         state: what each client keeps from round to round, and of which kind; from zeros.
         shares: whether the received head is trained for the reply; otherwise nothing that was trained leaves.
-        personal: which heads of their own clients have under it: none, ones that they keep (`own`), or copies of the
-            received head that they train when they are evaluated (`fine_tuned`).
+        personal: which heads of their own clients have under it: none, ones that they keep (`own`), copies of the
+            received head that they train when they are evaluated (`fine_tuned`), or ones solved then (`blended`).
     """
 
     build: Callable[[Mapping[str, float]], Adjust]
@@ -149,7 +149,7 @@ class HalfKind:
     shared: tuple[str, ...] = ()
     state: Mapping[str, Kind] = field(default_factory=dict)
     shares: bool = True
-    personal: Literal["none", "own", "fine_tuned"] = "none"
+    personal: Literal["none", "own", "fine_tuned", "blended"] = "none"
 
 
 HALVES: dict[str, HalfKind] = {
@@ -158,6 +158,7 @@ HALVES: dict[str, HalfKind] = {
     "control_variate": HalfKind(plain, shared=("control",), state={"control": "span"}),
     "alone": HalfKind(plain, state=OWN_HEAD, shares=False, personal="own"),
     "ditto": HalfKind(plain, frozenset({"pull"}), state=OWN_HEAD, personal="own"),
+    "blended_ridge": HalfKind(plain, frozenset({"penalty", "temperature"}), personal="blended"),
     "fine_tune": HalfKind(plain, frozenset({"epochs"}), personal="fine_tuned"),
     "dynamic": HalfKind(dynamic, frozenset({"mu"}), state={"control": "span"}),
 }

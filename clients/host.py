@@ -563,7 +563,7 @@ class Host:
         features = self.features(request.weights_digest)
         head, index = self._head(groups, features), self._index(groups)
         with torch_threads(1):
-            own = self._evaluate_own(request, head, index, features, state_folder)
+            own = self._evaluate_own(request, groups, head, index, features, state_folder)
         out: Groups = {}
         if own is not None:
             out["metrics"], per_client = self._evaluate(head, index, features)
@@ -584,6 +584,7 @@ class Host:
     def _evaluate_own(
         self,
         request: EvaluateRequest,
+        groups: Groups,
         head: Arrays,
         index: NDArray[np.int64],
         features: NDArray[Any],
@@ -601,6 +602,9 @@ class Host:
             )
         if kind.personal == "fine_tuned":
             return cohort.fine_tuned(self._task(self.part.server.rounds), int(request.personal.parameters["epochs"]))
+        if kind.personal == "blended":
+            with numpy_threads(self.threads):
+                return cohort.blended(groups.get("extra", {}), request.personal.parameters)
         states = self._states_of(request, request.personal.name, head, index, features, folder)
         if not states.start_from(request.shard, request.state_version):
             return None

@@ -448,8 +448,9 @@ class PackedStrategy(FlwrStrategy):
         if server_round < self.server.rounds:
             return []
         self._calls = self.roster.calls(np.arange(len(self.roster.names)))
-        half = self.strategy.personal(self.state or {})
-        personal = None if half is None else HalfSettings(name=half.name, parameters=dict(half.parameters))
+        own = self.strategy.personal(self.state or {})
+        personal = None if own is None else HalfSettings(name=own.half.name, parameters=dict(own.half.parameters))
+        extra = array_record(own.arrays) if own is not None and own.arrays else None
         messages = []
         for call in self._calls:
             body = EvaluateRequest(
@@ -463,6 +464,8 @@ class PackedStrategy(FlwrStrategy):
             )
             record = pack(body, {"clients": {"index": call.index}})
             record["head"] = arrays
+            if extra is not None:
+                record["extra"] = extra
             messages.append(Message(record, dst_node_id=call.node, message_type="evaluate", group_id=str(server_round)))
         return messages
 

@@ -188,10 +188,10 @@ class Strategy(Settings):
         """Return the exchanges of a round (from 1)."""
         return (Request(),)
 
-    def personal(self, state: Arrays) -> Half | None:
-        """Return the half by which each client has a head of its own, to be evaluated beside the global one.
+    def personal(self, state: Arrays) -> Request | None:
+        """Return how each client has a head of its own, to be evaluated beside the global one; None: there are none.
 
-        None: there are no such heads.
+        Of the request the half counts, and the arrays that go with it.
         """
         return None
 

@@ -30,11 +30,11 @@ class Ditto(Strategy):
 
     def plan(self, state: Arrays, round_number: int) -> tuple[Request, ...]:
         """Return one training of the shared head and each client's own."""
-        return (Request(half=self.personal(state), keeps_state=True),)
+        return (self.personal(state),)
 
-    def personal(self, state: Arrays) -> Half:
+    def personal(self, state: Arrays) -> Request:
         """Return the half whose heads are the clients' own."""
-        return Half("ditto", {"pull": self.pull})
+        return Request(Half("ditto", {"pull": self.pull}), keeps_state=True)
 
     def aggregate(self, state: Arrays, head: Arrays, replies: tuple[Replies, ...]) -> Outcome:
         """Return `head + mean update`."""

@@ -15,7 +15,7 @@ from typing import Literal
 
 from pydantic import PositiveInt
 
-from strategies.base import Arrays, Half, Outcome, Replies, Strategy, mean_update, moved
+from strategies.base import Arrays, Half, Outcome, Replies, Request, Strategy, mean_update, moved
 
 
 class FineTuneAfter(Strategy):
@@ -26,9 +26,9 @@ class FineTuneAfter(Strategy):
     epochs: PositiveInt = 5
     """Passes over the client's training part in fine-tuning, at the optimiser's whole learning rate."""
 
-    def personal(self, state: Arrays) -> Half:
+    def personal(self, state: Arrays) -> Request:
         """Return the half that trains a copy of the head for evaluation."""
-        return Half("fine_tune", {"epochs": float(self.epochs)})
+        return Request(Half("fine_tune", {"epochs": float(self.epochs)}))
 
     def aggregate(self, state: Arrays, head: Arrays, replies: tuple[Replies, ...]) -> Outcome:
         """Return `head + mean update`."""

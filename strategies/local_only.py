@@ -28,9 +28,9 @@ class LocalOnly(Strategy):
         """Return one training of each client's own head."""
         return (Request(half=HALF, sums=(), keeps_state=True),)
 
-    def personal(self, state: Arrays) -> Half:
+    def personal(self, state: Arrays) -> Request:
         """Return the half whose heads are the clients' own."""
-        return HALF
+        return Request(HALF)
 
     def aggregate(self, state: Arrays, head: Arrays, replies: tuple[Replies, ...]) -> Outcome:
         """Return the global head as it is."""

@@ -32,6 +32,7 @@ from strategies.median import Median
 from strategies.multi_krum import MultiKrum
 from strategies.ncm import NearestClassMean
 from strategies.norm_clipping import NormClipping
+from strategies.personal_ridge import PersonalRidge
 from strategies.qfedavg import QFedAvg
 from strategies.ridge import Ridge
 from strategies.scaffold import Scaffold
@@ -59,6 +60,7 @@ StrategySettings = Annotated[
     | Annotated[LocalOnly, Tag("local-only")]
     | Annotated[FineTuneAfter, Tag("fine-tune-after")]
     | Annotated[Ditto, Tag("ditto")]
+    | Annotated[PersonalRidge, Tag("personal-ridge")]
     | Annotated[Ridge, Tag("ridge")]
     | Annotated[NearestClassMean, Tag("ncm")]
     | Annotated[LinearDiscriminant, Tag("lda")]

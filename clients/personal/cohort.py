@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clients.engine.primal import Stacked
+from clients.personal.blended_ridge import SHARES, BlendedRidge, crossed_choice
 from clients.personal.evaluation import OwnEvaluation
 from clients.personal.training import HeadsOf, OwnTrained, train_own, train_own_one_by_one
 from clients.settings import Constant, TrainSettings
 from clients.training import LocalTask
+from fedgraft.closed_form import moment_shapes, predict, regression_targets
+from fedgraft.errors import WireError
 from fedgraft.models.heads import as_tensors
-from fedgraft.wire.records import Arrays
+from fedgraft.wire.records import Arrays, expect
 
 if TYPE_CHECKING:
     from clients.host import Host
@@ -73,6 +76,52 @@ class PersonalCohort:
         without_samples = np.flatnonzero(left)
         evaluation.add(without_samples, self._copies)
         return _result(evaluation)
+
+    def blended(self, extra: Arrays, parameters: Mapping[str, float]) -> Evaluation:
+        """Have each client blend its own samples with the sums of all, choose how much, and evaluate.
+
+        Args:
+            extra: `moments.<name>` of all clients' training samples, float64.
+            parameters: `penalty`, and the `temperature` that outputs of classes and labels are divided by.
+
+        Raises:
+            WireError: the moments or parameters are not those of any samples.
+        """
+        host, objective = self._host, self._host.objective
+        shapes = moment_shapes(objective.num_outputs, self._features.shape[1])
+        named = {f"moments.{name}": shape for name, shape in shapes.items()}
+        expect(extra, named, "the request's moments of all clients", np.dtype(np.float64))
+        if not parameters["temperature"] > 0:
+            raise WireError(f"the request's temperature is {parameters['temperature']}; expected a number above 0")
+        moments = {name: extra[f"moments.{name}"] for name in shapes}
+        try:
+            ridge = BlendedRidge(moments, parameters["penalty"], "bias" in self.received)
+        except ValueError as error:
+            raise WireError(f"the request's moments and penalty: {error}") from error
+        evaluation = self._evaluation()
+        for turn, client in enumerate(host.clients[self._index]):
+            rows = host.workspace.federation.validation.of(int(client))
+            if len(rows):
+                outputs = self._blended_outputs(ridge, int(client), rows)
+                scale = 1.0 if objective.task == "real" else parameters["temperature"]
+                evaluation.count(np.array([turn]), np.array([len(rows)]), rows, (outputs / scale).astype(np.float32))
+        return _result(evaluation)
+
+    def _blended_outputs(self, ridge: BlendedRidge, client: int, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return the outputs on a client's validation rows, each half by the head that the other half chooses."""
+        host, objective = self._host, self._host.objective
+        own, task, num_outputs = host.workspace.federation.train.of(client), objective.task, objective.num_outputs
+        targets = host.targets_of(1)
+        features = self._features[own].astype(np.float64)
+        heads = ridge.heads(
+            features, regression_targets(targets[own], task, num_outputs), SHARES if len(own) else (0.0,)
+        )
+        judged = self._features[rows].astype(np.float64)
+        outputs = np.stack([predict(head, judged) for head in heads])
+        wanted = regression_targets(host.workspace.federation.samples.targets[rows], task, num_outputs)
+        chosen = crossed_choice(np.square(outputs - wanted).sum(axis=2))
+        found: NDArray[np.float64] = outputs[chosen, np.arange(len(rows))]
+        return found
 
     def _copies(self, clients: NDArray[np.int64]) -> Stacked:
         return {name: value.repeat(len(clients), *[1] * value.dim()) for name, value in self.received.items()}

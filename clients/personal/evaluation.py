@@ -75,7 +75,6 @@ class OwnEvaluation:
     def _add(self, turns: NDArray[np.int64], heads: Stacked) -> None:
         import torch
 
-        task, num_outputs = self._objective.task, self._objective.num_outputs
         parts = [self._parts.of(int(client)) for client in self._clients[turns]]
         sizes = np.array([len(part) for part in parts])
         real, rows = np.arange(sizes.max()) < sizes[:, None], np.concatenate(parts)
@@ -83,11 +82,26 @@ class OwnEvaluation:
         padded[real] = self._features[rows]
         dtype = next(iter(heads.values())).dtype
         outputs = stacked_forward(self._objective.head, heads, torch.from_numpy(padded).to(dtype))
-        outputs = outputs[torch.from_numpy(real)]
+        self.count(turns, sizes, rows, outputs[torch.from_numpy(real)].numpy())
+
+    def count(
+        self, turns: NDArray[np.int64], sizes: NDArray[np.int64], rows: NDArray[np.int64], outputs: NDArray[Any]
+    ) -> None:
+        """Count outputs of some clients' own heads.
+
+        Args:
+            turns: places in `clients`.
+            sizes: how many of the rows are each client's, at least one.
+            rows: their samples, client after client.
+            outputs: `(num_rows, num_outputs)` on these.
+        """
+        import torch
+
+        task, num_outputs = self._objective.task, self._objective.num_outputs
         reported, actual = without_smoothing(self._objective.loss), self._targets[rows]
-        losses = sample_losses(outputs, target_tensor(actual, task, reported, num_outputs), reported).numpy()
-        values = outputs.numpy()
-        self.sums = add_sums([self.sums, metric_sums(values, actual, losses, task)])
+        wanted = target_tensor(actual, task, reported, num_outputs)
+        losses = sample_losses(torch.from_numpy(outputs), wanted, reported).numpy()
+        self.sums = add_sums([self.sums, metric_sums(outputs, actual, losses, task)])
         owners = np.repeat(np.arange(len(sizes)), sizes)
         self.losses[turns] = np.bincount(owners, losses) / sizes
-        self.scores[turns] = np.bincount(owners, sample_scores(values, actual, task)) / sizes
+        self.scores[turns] = np.bincount(owners, sample_scores(outputs, actual, task)) / sizes

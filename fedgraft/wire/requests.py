@@ -5,7 +5,7 @@
 | `query.describe` | DescribeRequest | Description | | `clients` |
 | `query.backbone` | BackboneRequest | BackboneReply | `weights`, once | |
 | `train` | TrainRequest | TrainReply | `head`, `clients`, `extra` | sums or `stack`; `metrics`; `personal`; `clients` |
-| `evaluate` | EvaluateRequest | EvaluateReply | `head`, `clients` | `metrics`, `personal`, `clients` |
+| `evaluate` | EvaluateRequest | EvaluateReply | `head`, `clients`, `extra` | `metrics`, `personal`, `clients` |
 | `query.statistics` | StatisticsRequest | StatisticsReply | `clients` | `sums` |
 | `query.class_sums` | ClassSumsRequest | ClassSumsReply | `clients` | `rows` |
 | `query.cross_validate` | CrossValidateRequest | CrossValidateReply | `clients`, `moments` | `counts` |
@@ -127,7 +127,8 @@ class TrainReply(Settings):
 class EvaluateRequest(Settings):
     """Asks a host to evaluate a head on its clients' validation parts, and perhaps each client's own head beside it.
 
-    Arrays: `head` and `clients`, as in TrainRequest.
+    Arrays: `head` and `clients`, as in TrainRequest; `extra`, for the half `blended_ridge` `moments.<name>` of all
+    clients' training samples, float64, as `fedgraft.closed_form` names them.
     """
 
     run_id: str

@@ -80,12 +80,12 @@ def test_clients_need_not_have_every_class(name: str, tmp_path: Path) -> None:
         assert all(np.isfinite(value) for value in row.values() if isinstance(value, float)), row
 
 
-@pytest.mark.parametrize("name", ["local-only", "fine-tune-after", "ditto"])
+@pytest.mark.parametrize("name", ["local-only", "fine-tune-after", "ditto", "personal-ridge"])
 def test_own_heads_are_reported_beside_the_global_one(name: str, tmp_path: Path) -> None:
     """Per client, and over clients: the mean, and of 12 clients the worst 2, computed here from the rows."""
     run = fedgraft.run(scenario({"name": name}), out=tmp_path / "run")
     with (run.directory / "client_metrics.csv").open() as file:
-        rows = [row for row in csv.DictReader(file) if row["round"] == "5"]
+        rows = [row for row in csv.DictReader(file) if row["round"] == str(STRATEGIES[name].most_rounds or 5)]
     for group in ("personal", "validation"):
         scores = sorted(float(row["score"]) for row in rows if row["part"] == group)
         assert len(scores) == 12
