@@ -22,6 +22,7 @@ from fedgraft.submission import RunFacts, Submission
 if TYPE_CHECKING:
     from fedgraft.simulation.ray_session import RaySession
     from scenarios.schema import Scenario
+    from strategies.user import UserStrategy
 
 SWITCHED_OFF = {
     "FLWR_TELEMETRY_ENABLED": "0",
@@ -134,7 +135,10 @@ def check_strategy(scenario: Scenario) -> None:
         ScenarioError: says what there is.
     """
     from strategies.flower import FlowerStrategy
+    from strategies.user import UserStrategy
 
+    if isinstance(scenario.strategy, UserStrategy):
+        _check_user_strategy(scenario.strategy, scenario.name)
     for key, strategy in (
         ("strategy", scenario.strategy),
         ("init", scenario.init),
@@ -149,6 +153,25 @@ def check_strategy(scenario: Scenario) -> None:
         from server.flower_strategy import UnpackedStrategy
 
         UnpackedStrategy.of(scenario.strategy)
+
+
+def _check_user_strategy(strategy: UserStrategy, scenario: str) -> None:
+    """Load a strategy from the user's file and run one round dry.
+
+    Raises:
+        ScenarioError: says what is wrong with it.
+    """
+    from server.dry_round import check_by_a_dry_round
+    from strategies.user import forget
+
+    forget()
+    if not Path(strategy.file).is_absolute():
+        text = f"came '{strategy.file}'; a scenario that is made in Python needs the absolute path"
+        raise ScenarioError(scenario, [Fault("strategy.file", text)])
+    try:
+        check_by_a_dry_round(strategy.mine)
+    except ValueError as error:
+        raise ScenarioError(scenario, [Fault("strategy", str(error))]) from error
 
 
 def num_hosts(scenario: Scenario, room: int | None = None) -> int:

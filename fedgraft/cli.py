@@ -230,11 +230,13 @@ def _partitions() -> list[dict[str, Any]]:
 
 
 def _strategies() -> list[dict[str, Any]]:
-    from strategies.registry import STRATEGIES
+    from strategies.registry import STRATEGIES, USER
+    from strategies.user import UserStrategy
 
+    rows = [(name, strategy.reply, strategy) for name, strategy in STRATEGIES.items()]
     return [
-        {"name": name, "replies": strategy.reply, "what": str(strategy.__doc__).splitlines()[0]}
-        for name, strategy in STRATEGIES.items()
+        {"name": name, "replies": reply, "what": str(strategy.__doc__).splitlines()[0]}
+        for name, reply, strategy in [*rows, (USER, "sum or stack", UserStrategy)]
     ]
 
 

@@ -193,6 +193,8 @@ _EXAMPLES: dict[str, Any] = {
     "arrays.path": "data/cells.npz",
     "torchvision:<Dataset>.name": "torchvision:FashionMNIST",
     "flower:<Class>.name": "flower:FedAdam",
+    "YourClass.file": "my_strategy.py",
+    "YourClass.name": "Shrinking",
 }
 """Values of required keys for the examples; `Field(examples=[...])` of a setting has precedence."""
 

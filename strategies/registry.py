@@ -37,11 +37,17 @@ from strategies.qfedavg import QFedAvg
 from strategies.ridge import Ridge
 from strategies.scaffold import Scaffold
 from strategies.trimmed_mean import TrimmedMean
+from strategies.user import UserStrategy
+
+USER = "YourClass"
+"""The registry's key for any class of the user's own file."""
 
 
 def tag_of(value: Any) -> str | None:
-    """Return the registry's key for a strategy block: its name, or `flower:<Class>` for Flower's own."""
+    """Return the registry's key: a block's name, `flower:<Class>` for Flower's own, or `USER` for one with a file."""
     name = value.get("name") if isinstance(value, dict) else getattr(value, "name", None)
+    if isinstance(value, UserStrategy) or (isinstance(value, dict) and "file" in value):
+        return USER
     return "flower:<Class>" if isinstance(name, str) and name.startswith("flower:") else name
 
 
@@ -74,7 +80,8 @@ StrategySettings = Annotated[
     | Annotated[NormClipping, Tag("norm-clipping")]
     | Annotated[CentredClipping, Tag("centred-clipping")]
     | Annotated[GeometricMedian, Tag("geometric-median")]
-    | Annotated[FlowerStrategy, Tag("flower:<Class>")],
+    | Annotated[FlowerStrategy, Tag("flower:<Class>")]
+    | Annotated[UserStrategy, Tag(USER)],
     Discriminator(tag_of),
     BeforeValidator(named),
 ]  # fmt: skip
@@ -92,8 +99,9 @@ CalibrationSettings = Annotated[CCVR, BeforeValidator(named)]
 
 def _registered() -> dict[str, type[Strategy]]:
     union = get_args(StrategySettings)[0]
-    return {tag.tag: strategy for strategy, tag in (get_args(member) for member in get_args(union))}
+    members = (get_args(member) for member in get_args(union))
+    return {tag.tag: strategy for strategy, tag in members if tag.tag != USER}
 
 
 STRATEGIES: dict[str, type[Strategy]] = _registered()
-"""Registry key -> class, in the order above."""
+"""Registry key -> class, in the order above, without the user's own."""
