@@ -4,9 +4,8 @@
 
 The first table runs whole scenarios in one process: 20 samples a client, 1,280 float16 features, a head of 10
 classes, 5 epochs of batch 10, all clients in every round; seconds a round (median after the first), microseconds a
-client, peak memory of the process, bytes of features, and what travels. The second trains a few clients of each size
-in either form and puts the ratio of the measured seconds beside the ratio that `clients/engine/choice.py` predicts.
-The third times the ways from the process's start to the end of the first round.
+client, peak memory of the process, bytes of features, and what travels. The second is that of `forms.py`, for a head of
+1280 x 10. The third times the ways from the process's start to the end of the first round.
 """
 
 from __future__ import annotations
@@ -23,6 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from forms import table
 from machine import machine, watched
 from memory import last_round
 
@@ -99,54 +99,6 @@ def child(folder: Path) -> None:
     (folder / "facts.json").write_text(json.dumps({**facts, "phases": run.summary["seconds"]}))
 
 
-def forms(sizes: Sequence[int], clients: int = 64, rounds: int = 4) -> list[dict[str, Any]]:
-    """Return, for clients of each size, what both forms take and what the cost model says."""
-    import fedgraft
-    from clients.engine.choice import cost
-    from clients.settings import TrainSettings
-
-    settings = {"local_epochs": EPOCHS, "batch_size": BATCH_SIZE, "optimizer": {"name": "sgd", "learning_rate": 0.0001}}
-    predicted_by = TrainSettings.model_validate_json(json.dumps(settings))
-    rows = []
-    with tempfile.TemporaryDirectory() as name:
-        os.environ["XDG_CACHE_HOME"] = str(Path(name) / "cache")
-        for size in sizes:
-            took = {}
-            for form in ("dual", "primal"):
-                path = Path(name) / f"{form}-{size}.yaml"
-                path.write_text(json.dumps(_made(size, clients, rounds, {**settings, "form": form})))
-                run = fedgraft.run(path, out=Path(name) / f"{form}-{size}")
-                seconds = [row["seconds"] for row in run.metrics if row["group"] == "train"]
-                took[form] = statistics.median(seconds[1:])
-            dual, primal = (cost(form, size, FEATURE_DIM, NUM_CLASSES, predicted_by) for form in ("dual", "primal"))
-            row = {"samples": size, **took, "measured_ratio": took["primal"] / took["dual"]}
-            rows.append({**row, "predicted_ratio": primal / dual})
-            print(
-                f"{size:>6} samples   dual {1000 * took['dual']:8.1f} ms   primal {1000 * took['primal']:8.1f} ms   "
-                f"primal over dual {row['measured_ratio']:6.2f} measured, {primal / dual:6.2f} predicted",
-                flush=True,
-            )
-    return rows
-
-
-def _made(size: int, clients: int, rounds: int, train: dict[str, Any]) -> dict[str, Any]:
-    """Return a scenario of equal clients with made features, of norm about 36."""
-    source = {"name": "synthetic", "num_samples": size * clients, "num_features": FEATURE_DIM}
-    return {
-        "name": "form",
-        "backbone": "identity",
-        "data": {
-            "source": {**source, "num_classes": NUM_CLASSES, "num_clients": clients},
-            "partition": "natural",
-            "validation_fraction": 0.0,
-            "test_fraction": 0.0,
-        },
-        "train": train,
-        "server": {"rounds": rounds, "checkpoint_every": 1000},
-        "evaluation": {"every": 1000, "central": False, "per_client": False},
-    }
-
-
 def starts(runtimes: Sequence[str], repeats: int, scenario: str = "quickstart") -> dict[str, list[float]]:
     """Return the seconds from the start of `fedgraft run` to the end of the first round, after one run to warm up."""
     found: dict[str, list[float]] = {}
@@ -196,7 +148,7 @@ def main() -> None:
     sizes = [int(word) for word in arguments.sizes.split(",") if word]
     runtimes = [word for word in arguments.runtimes.split(",") if word]
     report: dict[str, Any] = {"growth": growth(counts, arguments.rounds, arguments.samples, arguments.set)}
-    report["forms"] = forms(sizes)
+    report["forms"] = table(sizes, [FEATURE_DIM], [NUM_CLASSES])
     report["start_seconds"] = starts(runtimes, arguments.repeats) if runtimes else {}
     report["machine"] = machine()
     if arguments.json:

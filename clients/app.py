@@ -35,6 +35,7 @@ def host_of(context: Context) -> Host:
         submission.run.threads,
         "partition-id" in node,
         submission.run.feature_dim,
+        submission.run.device,
     )
 
 

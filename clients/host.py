@@ -35,7 +35,9 @@ from clients.statistics import class_rows, statistics_sums
 from clients.training import LocalTask, diverged, train_one_by_one
 from fedgraft import __version__
 from fedgraft.attackers import attackers
+from fedgraft.compute_settings import Device
 from fedgraft.data.ragged import Ragged
+from fedgraft.devices import device_of
 from fedgraft.errors import Fault, ModelError, ScenarioError, WireError, listed
 from fedgraft.evaluation import Objective, evaluate_rows
 from fedgraft.models import kept
@@ -130,12 +132,27 @@ class Host:
         num_hosts: how many hosts the simulation has.
         threads: groups of clients that train side by side, and chunks of rows that are evaluated side by side.
         feature_dim: length of a feature vector, as the run's own process found it; 0: not known.
+        device: what trains and evaluates heads.
+
+    Raises:
+        LaunchError: the device is `cuda`, and this process sees none.
     """
 
-    def __init__(self, part: ClientPart, number: int, num_hosts: int, threads: int = 1, feature_dim: int = 0) -> None:
+    def __init__(
+        self,
+        part: ClientPart,
+        number: int,
+        num_hosts: int,
+        threads: int = 1,
+        feature_dim: int = 0,
+        device: Device = "auto",
+    ) -> None:
         self.part = part
         self.num_hosts = num_hosts
         self.threads = threads
+        self._device_name = device
+        if device == "cuda":
+            _ = self.device  # refused before anything is read
         self.workspace = open_workspace(part.data, part.seed, part.backbone, part.features)
         federation = self.workspace.federation
         num_outputs = self.workspace.num_outputs
@@ -185,6 +202,11 @@ class Host:
             return self._true_targets
         rows, _ = _joined(self.workspace.federation.train, self.clients[self.attack.lies])
         return flipped(self._true_targets, rows, self.objective.task, self.objective.num_outputs)
+
+    @functools.cached_property
+    def device(self) -> torch.device:
+        """What trains and evaluates heads; named late, since torch takes long to import."""
+        return device_of(self._device_name)
 
     def describe(self) -> tuple[Description, Groups]:
         """Return which clients this host speaks for, and what it has."""
@@ -542,6 +564,7 @@ class Host:
                 self.names,
                 self._task(1),
                 self._shards,
+                device=self.device,
             )
             num_outputs = self.objective.num_outputs
             for line in explain(engine.buckets, features.shape[1], num_outputs, self.part.train):
@@ -616,7 +639,9 @@ class Host:
         """Return metric sums over the clients' validation parts, and each client's own loss and score."""
         federation = self.workspace.federation
         rows, owners = _joined(federation.validation, self.clients[index])
-        result = evaluate_rows(features, federation.samples.targets, rows, head, self.objective, self.threads)
+        result = evaluate_rows(
+            features, federation.samples.targets, rows, head, self.objective, self.threads, self.device
+        )
         count = np.bincount(owners, minlength=len(index))
         some = np.maximum(count, 1)
         per_client = {
@@ -725,7 +750,13 @@ def _joined(parts: Ragged, positions: NDArray[np.int64]) -> tuple[NDArray[np.int
 
 @functools.lru_cache(maxsize=64)
 def resident_host(
-    scenario_json: str, number: int, num_hosts: int, threads: int, is_simulated: bool = True, feature_dim: int = 0
+    scenario_json: str,
+    number: int,
+    num_hosts: int,
+    threads: int,
+    is_simulated: bool = True,
+    feature_dim: int = 0,
+    device: Device = "auto",
 ) -> Host:
     """Return this process's host for a scenario; it stays for the messages to come.
 
@@ -736,7 +767,7 @@ def resident_host(
     if part.attack is not None and not is_simulated:
         text = "is for simulations only, and this node is none's: a site does not lie; set it to null"
         raise ScenarioError("the scenario that was sent", [Fault("attack", text)])
-    return Host(part, number, num_hosts, threads, feature_dim)
+    return Host(part, number, num_hosts, threads, feature_dim, device)
 
 
 def forget_hosts() -> None:

@@ -23,7 +23,7 @@ class Placement:
     Attributes:
         shards: `(num_clients,)` shard numbers.
         hosts: `(num_clients,)` host numbers.
-        host_costs: `(num_hosts,)` predicted cost of each host's clients, in multiplications a round.
+        host_costs: `(num_hosts,)` predicted cost of each host's clients, in nanoseconds a round on one core.
     """
 
     shards: NDArray[np.int64]
@@ -67,7 +67,7 @@ def _sums(places: NDArray[np.int64], values: NDArray[np.float64], length: int) -
 def client_costs(
     num_train: NDArray[np.int64], feature_dim: int, num_outputs: int, head: HeadSettings, train: TrainSettings
 ) -> NDArray[np.float64]:
-    """Return `(num_clients,)` predicted costs, in multiplications a round; 0 for a client without samples."""
+    """Return `(num_clients,)` predicted costs, in nanoseconds a round on one core; 0 for a client without samples."""
     sizes, turns = np.unique(num_train, return_inverse=True)
     costs = [
         cost(choose(size, feature_dim, num_outputs, head, train), size, feature_dim, num_outputs, train) if size else 0

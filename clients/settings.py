@@ -16,6 +16,7 @@ from pydantic import (
 )
 
 from fedgraft.attack_settings import AttackSettings
+from fedgraft.compute_settings import Precision
 from fedgraft.data.settings import DataSettings
 from fedgraft.features.settings import FeatureSettings
 from fedgraft.models.head_settings import HeadSettings
@@ -147,6 +148,9 @@ class TrainSettings(Settings):
     """How the learning rate changes from round to round."""
     form: Literal["auto", "dual", "primal", "loop"] = "auto"
     """How heads are trained, with the same numbers: `dual` and `primal` many clients at once, `loop` one by one."""
+    compute: Precision = "float32"
+    """How exact large products are. `bfloat16`: features keep 8 bits, 2 to 3 digits; faster only where the processor
+    multiplies such numbers (AVX-512 or AMX, CUDA). `tf32`: CUDA multiplies 10 bits of float32; elsewhere as float32."""
     clip_norm: PositiveFloat | None = None
     """Largest norm of a step's gradient, over all of the head's parameters; null: not clipped."""
 

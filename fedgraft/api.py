@@ -93,6 +93,7 @@ def run(
             num_hosts=num_hosts(resolved, room),
             threads=resolved.runtime.threads,
             feature_dim=feature_dim,
+            device=resolved.runtime.device,
             prepared_seconds=prepared,
         )
         _start(resolved, Submission(resolved.model_dump_json(), facts), session, verbose)

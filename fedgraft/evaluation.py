@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,9 @@ from fedgraft.models.heads import as_tensors, forward
 from fedgraft.models.loss_settings import LossSettings
 from fedgraft.models.losses import Task, sample_losses, target_tensor, without_smoothing
 from fedgraft.threads import in_order
+
+if TYPE_CHECKING:
+    import torch
 
 ROWS_A_CHUNK = 4096
 """Rows whose features are in memory at once: of 1,280 float32 features 21 MB; 65,536 took no less time."""
@@ -53,6 +56,7 @@ def evaluate_rows(
     parameters: Mapping[str, NDArray[Any]],
     objective: Objective,
     threads: int = 1,
+    device: torch.device | None = None,
 ) -> Evaluated:
     """Return the metrics of a head on the given rows of features `(num_samples, feature_dim)`.
 
@@ -60,7 +64,8 @@ def evaluate_rows(
     """
     empty = {name: np.zeros(shape) for name, shape in metric_shapes(objective.task, objective.num_outputs).items()}
     chunks = (rows[first : first + ROWS_A_CHUNK] for first in range(0, len(rows), ROWS_A_CHUNK))
-    jobs = (functools.partial(_evaluate_chunk, features, targets, chunk, parameters, objective) for chunk in chunks)
+    evaluate = functools.partial(_evaluate_chunk, features, targets, parameters, objective, device)
+    jobs = (functools.partial(evaluate, chunk) for chunk in chunks)
     parts = [Evaluated(empty, np.zeros(0), np.zeros(0)), *in_order(jobs, threads)]
     losses, scores = (np.concatenate([getattr(part, name) for part in parts]) for name in ("losses", "scores"))
     return Evaluated(add_sums([part.sums for part in parts]), losses, scores)
@@ -69,17 +74,19 @@ def evaluate_rows(
 def _evaluate_chunk(
     features: NDArray[Any],
     targets: NDArray[Any],
-    rows: NDArray[np.int64],
     parameters: Mapping[str, NDArray[Any]],
     objective: Objective,
+    device: torch.device | None,
+    rows: NDArray[np.int64],
 ) -> Evaluated:
     import torch
 
     task, actual, reported = objective.task, targets[rows], without_smoothing(objective.loss)
-    inputs = torch.from_numpy(np.asarray(features[rows], dtype=np.float32))
+    inputs = torch.from_numpy(np.asarray(features[rows], dtype=np.float32)).to(device)
+    head = {name: value.to(device) for name, value in as_tensors(parameters).items()}
     with torch.inference_mode():
-        outputs = forward(objective.head, as_tensors(parameters), inputs)
-        wanted = target_tensor(actual, task, reported, objective.num_outputs)
-        losses = sample_losses(outputs, wanted, reported).double().numpy()
-    values = outputs.numpy()
+        outputs = forward(objective.head, head, inputs)
+        wanted = target_tensor(actual, task, reported, objective.num_outputs).to(device)
+        losses = sample_losses(outputs, wanted, reported).double().cpu().numpy()
+    values = outputs.cpu().numpy()
     return Evaluated(metric_sums(values, actual, losses, task), losses, sample_scores(values, actual, task))

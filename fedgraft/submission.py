@@ -15,6 +15,7 @@ from typing import Any
 
 from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError
 
+from fedgraft.compute_settings import Device
 from fedgraft.errors import WireError
 from fedgraft.settings import Settings
 from fedgraft.wire.protocol import PROTOCOL, SCHEMA, check_number
@@ -34,6 +35,7 @@ class RunFacts(Settings):
     threads: PositiveInt = 1
     feature_dim: NonNegativeInt = 0
     """Length of a feature vector, for the costs by which all hosts place the clients alike; 0: not known."""
+    device: Device = "auto"
     prepared_seconds: dict[str, float] = Field(default_factory=dict)
     """Seconds that the command line spent before the server started, by phase."""
 

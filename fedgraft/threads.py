@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from threadpoolctl import ThreadpoolController
 
 T = TypeVar("T")
 
@@ -30,36 +34,38 @@ def numpy_threads(number: int) -> Iterator[None]:
 
     On a busy machine of two cores the eigenvectors of a 1280 x 1280 matrix take 1.1 s with one thread, 10 s with two.
     """
-    from threadpoolctl import threadpool_limits
-
-    with threadpool_limits(limits=number, user_api="blas"):
+    with _libraries().limit(limits=number, user_api="blas"):
         yield
 
 
+@functools.cache
+def _libraries() -> ThreadpoolController:
+    """Return the libraries of this process that have threads; to look for them takes 5 ms."""
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()
+
+
 def in_order(jobs: Iterable[Callable[[], T]], number: int) -> Iterator[T]:
-    """Yield what jobs return, in their order; each runs on one torch thread, `number` of them side by side.
+    """Yield what jobs return, in their order; each on one thread of torch and NumPy, `number` side by side.
 
     So no bit depends on the number of threads. When a job fails, those after it are not begun.
     """
-    if number == 1:
-        for job in jobs:
-            with torch_threads(1):
-                done = job()
-            yield done
-        return
     import torch
 
-    with (
-        torch_threads(1),
-        ThreadPoolExecutor(number, "training", initializer=torch.set_num_threads, initargs=(1,)) as pool,
-    ):
-        ahead: deque[Future[T]] = deque()
-        try:
+    with torch_threads(1), numpy_threads(1):
+        if number == 1:
             for job in jobs:
-                ahead.append(pool.submit(job))
-                if len(ahead) > 2 * number:
+                yield job()
+            return
+        with ThreadPoolExecutor(number, "training", initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            ahead: deque[Future[T]] = deque()
+            try:
+                for job in jobs:
+                    ahead.append(pool.submit(job))
+                    if len(ahead) > 2 * number:
+                        yield ahead.popleft().result()
+                while ahead:
                     yield ahead.popleft().result()
-            while ahead:
-                yield ahead.popleft().result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+            finally:
+                pool.shutdown(cancel_futures=True)

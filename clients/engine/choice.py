@@ -1,14 +1,17 @@
 """Which form trains which clients: buckets of like size, and the cheaper form for each.
 
-The cost model counts multiplications a client and round, with a term for the memory that each step touches;
-it is a formula of shapes, never a timing, so that every machine chooses alike. With `n` samples, `D` features,
-`C` outputs, batches of `m` and `S` steps:
+The cost model is a formula of shapes, never a timing, so that every machine chooses alike. Its weights are nanoseconds
+that were fitted, once, to `benchmarks/forms.py` on one AVX2 core (Zen 3); only the order of two costs counts. With `n`
+samples, `D` features, `C` outputs, `S` steps and `v` samples in all of them (epochs x n):
 
-- dual: `S m n C` for the steps, `2 n D C` for the outputs at the start and the update, `n^2 D / ROUNDS` for the
-  Gram matrix, which is computed once and serves all rounds;
-- primal: `2 S m D C` for the steps, and `TOUCHED S D C` for the copies of the head that each step reads and writes.
+- dual: `4200 S + v n (3.5 + 0.14 C) + 8.4 v C` for the steps, whose rows of the Gram matrix cost more to fetch than to
+  multiply; `n D (1.7 + 0.08 C)` for the outputs at the start and the update; and `0.021 n^2 D / ROUNDS` for the Gram
+  matrix, which is computed once and serves all rounds;
+- primal: `9000 S + v D (0.42 + 0.005 C) + 30 v C + 4.8 S D C` for the steps, of which copies of the head, read and
+  written, are the most; and `3.3 n D` to fetch the features.
 
-`TOUCHED` is in units of multiplications: a float moved through memory costs about as much as four of them.
+Of 30 shapes (5 to 2,000 samples, 256 and 1,280 features, 2 to 100 outputs) it chose the faster form for all; predicted
+and measured ratios of the two differ by a third at most in 28.
 """
 
 from __future__ import annotations
@@ -25,12 +28,10 @@ from clients.settings import Sgd, TrainSettings
 from fedgraft.models.head_settings import HeadSettings, LinearHead
 
 Form = Literal["dual", "primal"]
+_FORMS: tuple[Form, ...] = ("dual", "primal")
 
 ROUNDS = 20
 """Rounds that a Gram matrix is expected to serve."""
-
-TOUCHED = 16
-"""Multiplications that reading and writing four copies of the head is worth: parameters, gradient, velocity, change."""
 
 LARGEST_RATIO = 1.25
 """Of the largest client's samples to the smallest's in a bucket: padding wastes at most as much."""
@@ -47,8 +48,8 @@ FEW = 32
 SIDE_BY_SIDE = 8
 """Groups that a bucket is cut into, so that threads have some each; a constant, since groups decide bits."""
 
-ENOUGH = 64
-"""Clients that a group keeps at least when it is cut for that: the steps of fewer cost little less than theirs."""
+ENOUGH = 250
+"""Clients that a group keeps at least when it is cut for that: the calls of a step cost as much as 60 clients do."""
 
 FEW_RATIO = 2
 """Of the largest client's samples to the smallest's where few train at once."""
@@ -75,16 +76,24 @@ def dual_fits(head: HeadSettings, train: TrainSettings) -> bool:
 
 
 def cost(form: Form, size: int, feature_dim: int, num_outputs: int, train: TrainSettings) -> float:
-    """Return the predicted cost of one client of `size` samples, in multiplications a round."""
+    """Return the predicted cost of one client of `size` samples: nanoseconds a round on one core of some machine."""
     steps = int(num_steps(np.array([size]), train)[0])
-    batch = min(train.batch_size, size)
+    visits = steps * min(train.batch_size, size)
+    if train.local_epochs is not None or train.local_steps is None:
+        visits = min(visits, (train.local_epochs or 1) * size)  # an epoch's last batch may be smaller
     if form == "dual":
         return (
-            steps * batch * size * num_outputs
-            + 2.0 * size * feature_dim * num_outputs
-            + size * size * feature_dim / ROUNDS
+            4200 * steps
+            + visits * (size * (3.5 + 0.14 * num_outputs) + 8.4 * num_outputs)
+            + size * feature_dim * (1.7 + 0.08 * num_outputs)
+            + 0.021 * size * size * feature_dim / ROUNDS
         )
-    return steps * feature_dim * num_outputs * (2.0 * batch + TOUCHED)
+    return (
+        9000 * steps
+        + visits * (feature_dim * (0.42 + 0.005 * num_outputs) + 30 * num_outputs)
+        + 4.8 * steps * feature_dim * num_outputs
+        + 3.3 * size * feature_dim
+    )
 
 
 def choose(size: int, feature_dim: int, num_outputs: int, head: HeadSettings, train: TrainSettings) -> Form:
@@ -93,7 +102,7 @@ def choose(size: int, feature_dim: int, num_outputs: int, head: HeadSettings, tr
         return "primal"
     if train.form == "dual":
         return "dual"
-    dual, primal = (cost(form, size, feature_dim, num_outputs, train) for form in ("dual", "primal"))
+    dual, primal = (cost(form, size, feature_dim, num_outputs, train) for form in _FORMS)
     return "dual" if dual <= primal else "primal"
 
 
@@ -171,16 +180,15 @@ def groups(
 def explain(found: list[Bucket], feature_dim: int, num_outputs: int, train: TrainSettings) -> list[str]:
     """Return a line a form: how many clients it trains, of what sizes, and what it was predicted to cost."""
     lines = []
-    for form in ("dual", "primal"):
+    for form in _FORMS:
         chosen = [bucket for bucket in found if bucket.form == form]
         if chosen:
             sizes = np.concatenate([bucket.sizes for bucket in chosen])
             largest = int(sizes.max())
-            costs = ", ".join(
-                f"{name} {cost(name, largest, feature_dim, num_outputs, train):.2g}" for name in ("dual", "primal")
-            )
+            predicted = {name: cost(name, largest, feature_dim, num_outputs, train) for name in _FORMS}
+            costs = ", ".join(f"{name} {value / 1000:.2g}" for name, value in predicted.items())
             lines.append(
                 f"{form} form for {len(sizes):,} clients of {int(sizes.min())} to {largest} samples in {len(chosen)} "
-                f"buckets (predicted multiplications a round for the largest: {costs})"
+                f"buckets (predicted microseconds a round for the largest: {costs})"
             )
     return lines

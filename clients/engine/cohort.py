@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -22,6 +22,7 @@ from clients.settings import Sgd
 from clients.state.tables import Layout
 from clients.training import LocalTask, diverged
 from fedgraft.data.ragged import Ragged
+from fedgraft.devices import tf32
 from fedgraft.evaluation import Objective
 from fedgraft.models.heads import forward, head_shapes
 from fedgraft.threads import in_order
@@ -105,19 +106,17 @@ class TrainedGroup:
 
     def weighted_sum(self, weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
         """Return `sum_k weights_k update_k`; in the dual form one product over all samples, and no client's head."""
-        import torch
-
-        factors = torch.from_numpy(weights)
+        factors = self._factors(weights)
         if isinstance(self.result, PrimalResult):
             return _weighted(self.result.update, factors)
         sums = self._spanned(self.result.coefficients, factors)
         moved = float((factors * (self.result.scale.double() - 1)).sum())
         for name, value in sums.items():
-            value += moved * self.head[name].double().numpy()
+            value += moved * self.head[name].double().cpu().numpy()
         if self.controlled is not None and self.result.shift is not None:
             shifted = float((factors * self.result.shift.double()).sum())
             for name, value in sums.items():
-                value += shifted * self.controlled.shared[name].double().numpy()
+                value += shifted * self.controlled.shared[name].double().cpu().numpy()
         return sums
 
     def square_norms(self) -> NDArray[np.float64]:
@@ -131,35 +130,38 @@ class TrainedGroup:
         gram, start = self.table.gram, self.start
         if isinstance(self.result, PrimalResult) or self.result.shift is not None or gram is None or start is None:
             update = self.result.update if isinstance(self.result, PrimalResult) else self._dual_updates()
-            squares = [value.double().flatten(1).square().sum(1).numpy() for value in update.values()]
+            squares = [value.double().flatten(1).square().sum(1).cpu().numpy() for value in update.values()]
             return np.asarray(np.sum(squares, axis=0))
         coefficients, moved = self.result.coefficients, self.result.scale.double() - 1
         inner = (coefficients * start).sum((1, 2), dtype=torch.float64)
         square = (coefficients * (gram @ coefficients)).sum((1, 2), dtype=torch.float64) + 2 * moved * inner
         square += moved.square() * sum(float(value.double().square().sum()) for value in self.head.values())
-        return np.asarray(square.clamp_min(0).numpy())
+        return np.asarray(square.clamp_min(0).cpu().numpy())
 
     def state_change(self, state: str, weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
         """Return `sum_k weights_k (new_k - old_k)` of a state."""
-        import torch
-
         if state != "control" or self.controlled is None:
             raise KeyError(f"these clients trained without the state {state!r}")
-        change, factors = self.controlled.change, torch.from_numpy(weights)
+        change, factors = self.controlled.change, self._factors(weights)
         return _weighted(change, factors) if isinstance(change, dict) else self._spanned(change, factors)
+
+    def _factors(self, weights: NDArray[np.float64]) -> torch.Tensor:
+        import torch
+
+        return torch.from_numpy(weights).to(self.table.rows.device)
 
     def _spanned(self, coefficients: torch.Tensor, factors: torch.Tensor) -> dict[str, NDArray[np.float64]]:
         """Return `sum_k factors_k coefficients_k^T X_k`, and with a bias what it gets by the constant feature."""
         import torch
 
         rows = self.table.packed(coefficients * factors.to(coefficients.dtype)[:, None, None])
-        sums = {"weight": self.table.rows.weighted_sum(self.table.samples, rows).numpy()}
-        return sums | {"bias": rows.sum(0, dtype=torch.float64).numpy()} if "bias" in self.head else sums
+        sums = {"weight": self.table.rows.weighted_sum(self.table.samples, rows)}
+        return sums | {"bias": rows.sum(0, dtype=torch.float64).cpu().numpy()} if "bias" in self.head else sums
 
     def updates(self) -> dict[str, NDArray[np.float32]]:
         """Return every client's update, `(num_clients, *shape)`."""
         update = self.result.update if isinstance(self.result, PrimalResult) else self._dual_updates()
-        return {name: value.float().numpy() for name, value in update.items()}
+        return {name: value.float().cpu().numpy() for name, value in update.items()}
 
     def _dual_updates(self) -> dict[str, torch.Tensor]:
         if not isinstance(self.result, DualResult):
@@ -171,7 +173,7 @@ class TrainedGroup:
 def _weighted(stacked: Stacked, factors: torch.Tensor) -> dict[str, NDArray[np.float64]]:
     import torch
 
-    return {name: torch.einsum("k,k...->...", factors, value.double()).numpy() for name, value in stacked.items()}
+    return {name: torch.einsum("k,k...->...", factors, value.double()).cpu().numpy() for name, value in stacked.items()}
 
 
 @dataclass(frozen=True)
@@ -203,6 +205,7 @@ class Engine:
         shards: `(num_clients,)` shard numbers; clients of two never train at once. Who trains beside a client
             decides its rounding, so that must not depend on which shards share a host. Default: one shard.
         dtype: of all computation.
+        device: that computes; features and Gram matrices stay on it if they fit. Default: the CPU.
     """
 
     def __init__(
@@ -216,6 +219,7 @@ class Engine:
         task: LocalTask,
         shards: NDArray[np.int64] | None = None,
         dtype: torch.dtype | None = None,
+        device: torch.device | None = None,
     ) -> None:
         import torch
 
@@ -230,7 +234,13 @@ class Engine:
             members = np.arange(len(clients)) if shard is None else np.flatnonzero(shards == shard)
             found = buckets(sizes[members], features.shape[1], objective.num_outputs, objective.head, task.train)
             self._by_shard.append([Bucket(members[bucket.clients], bucket.sizes, bucket.form) for bucket in found])
-        self._tables = Tables(features, targets, train, clients, objective, self._dtype)
+        self._device, self._precision = device or torch.device("cpu"), task.train.compute
+        self._tables = Tables(features, targets, train, clients, objective, self._dtype, self._device, self._precision)
+
+    @property
+    def device(self) -> torch.device:
+        """What computes."""
+        return self._device
 
     @property
     def buckets(self) -> list[Bucket]:
@@ -284,6 +294,10 @@ class Engine:
         Raises:
             TrainingError: a client's head is not finite after its training.
         """
+        head = {name: value.to(self._device) for name, value in head.items()}
+        if control is not None:
+            shared = {name: value.to(self._device) for name, value in control.shared.items()}
+            control = replace(control, shared=shared)
         return self.at_once(
             lambda some: each(self._train_group(task, some.clients, some.table, head, some.turns, mu, control)),
             task,
@@ -302,7 +316,8 @@ class Engine:
             clients = np.concatenate([bucket.clients[rows] for _, bucket, rows in group])
             return train(AtOnce(clients, turns[clients], self._tables.of(group)))
 
-        return in_order((functools.partial(of, group) for group in self._groups(turns, task)), threads)
+        with tf32(self._precision == "tf32"):
+            yield from in_order((functools.partial(of, group) for group in self._groups(turns, task)), threads)
 
     def steps(self, task: LocalTask, some: AtOnce) -> Steps:
         """Return the steps of clients that train at once."""
@@ -360,11 +375,11 @@ class Engine:
                 task.learning_rate,
                 train.clip_norm,
                 mu,
-                None if control is None or own is None else PrimalControl(control.shared, _tensors(own)),
+                None if control is None or own is None else PrimalControl(control.shared, _tensors(own, head)),
             )
         self._check_finite(task, clients, result, steps.lengths)
-        seen = result.seen.numpy()
-        losses = result.loss_sums.numpy() / np.maximum(seen, 1)
+        seen = result.seen.cpu().numpy()
+        losses = result.loss_sums.cpu().numpy() / np.maximum(seen, 1)
         controlled = None if control is None else _keep(control, clients, result, dual_control)
         return TrainedGroup(turns, sizes, steps.lengths, losses, result, table, start, head, task.objective, controlled)
 
@@ -375,7 +390,7 @@ class Engine:
             values = [result.coefficients, result.scale[:, None]]
         else:
             values = list(result.update.values())
-        finite = [value.flatten(1).isfinite().all(1).numpy() for value in values]
+        finite = [value.flatten(1).isfinite().all(1).cpu().numpy() for value in values]
         wrong = np.flatnonzero(~np.logical_and.reduce(finite))
         if len(wrong):
             place = int(wrong[0])
@@ -395,14 +410,15 @@ def _outputs(
     if control is None:
         return outputs, None
     start, shared = outputs.chunk(2, dim=2)
-    own = torch.from_numpy(control.own.coefficients(clients, table.targets.shape[1]))
+    own = torch.from_numpy(control.own.coefficients(clients, table.targets.shape[1])).to(start.device)
     return start.contiguous(), DualControl(shared, own)
 
 
-def _tensors(stacked: Mapping[str, NDArray[Any]]) -> Stacked:
+def _tensors(stacked: Mapping[str, NDArray[Any]], like: Mapping[str, torch.Tensor]) -> Stacked:
+    """Return arrays as tensors on the device of the tensor of the same name."""
     import torch
 
-    return {name: torch.from_numpy(value) for name, value in stacked.items()}
+    return {name: torch.from_numpy(value).to(like[name].device) for name, value in stacked.items()}
 
 
 def _keep(
@@ -417,11 +433,11 @@ def _keep(
         own = dual_control.own
         # FedDyn's federation has no variate and its clients no weight decay: the update is `coefficients^T X`
         coefficients = own - control.pull * result.coefficients if control.pull else result.gradients
-        control.own.keep_coefficients(clients, coefficients.numpy())
+        control.own.keep_coefficients(clients, coefficients.cpu().numpy())
         return Controlled(control.shared, dual_control.outputs, coefficients - own)
-    before, following = _tensors(control.own.heads(clients)), result.gradients
+    before, following = _tensors(control.own.heads(clients), result.gradients), result.gradients
     if control.pull:
         following = {name: value - control.pull * result.update[name] for name, value in before.items()}
-    control.own.keep_heads(clients, {name: value.numpy() for name, value in following.items()})
+    control.own.keep_heads(clients, {name: value.cpu().numpy() for name, value in following.items()})
     change = {name: value - before[name] for name, value in following.items()}
     return Controlled(control.shared, None, change)

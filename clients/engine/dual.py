@@ -25,6 +25,7 @@ import numpy as np
 
 from clients.engine.batches import Steps
 from clients.settings import Sgd
+from fedgraft.devices import numpy_is_faster
 from fedgraft.models.loss_settings import LossSettings, SigmoidLoss, SoftmaxLoss
 from fedgraft.models.losses import class_weights, sample_losses, sample_weights
 
@@ -103,8 +104,8 @@ def train_dual(
     import torch
 
     num_clients, size, num_outputs = start.shape
-    scale = torch.ones(num_clients, dtype=start.dtype)
-    coefficients = torch.zeros(start.shape, dtype=start.dtype)  # contiguous, whatever the start is: it is flattened
+    scale, device = start.new_ones(num_clients), start.device
+    coefficients = start.new_zeros(start.shape)  # contiguous, whatever the start is: it is flattened
     decay = mu + optimizer.weight_decay
     plain = optimizer.momentum == 0 and decay == 0
     shift = torch.zeros_like(scale)
@@ -113,13 +114,14 @@ def train_dual(
     to_start, to_drift = (mu, 1.0) if centre is None else (0.0, -mu)
     gradients = None if plain or control is None else torch.zeros_like(start)
     velocity = None if plain else (torch.zeros_like(scale), torch.zeros_like(scale), torch.zeros_like(start))
-    loss_sums = torch.zeros(num_clients, dtype=torch.float64)
-    index, counts = torch.from_numpy(steps.index), torch.from_numpy(steps.counts)
+    loss_sums = start.new_zeros(num_clients, dtype=torch.float64)
+    index, counts = torch.from_numpy(steps.index).to(device), torch.from_numpy(steps.counts).to(device)
     num_steps, width = index.shape[1:]
     # A client's rows stand one after another in flat tables; whole rows are taken, which is much faster than `gather`.
     flat_gram, flat_start, flat_targets = gram.flatten(0, 1), start.flatten(0, 1), targets.flatten(0, 1)
     flat_coefficients = coefficients.flatten(0, 1)
-    places = (index + torch.arange(num_clients)[:, None, None] * size).transpose(0, 1).contiguous()
+    firsts = torch.arange(num_clients, device=device)[:, None, None] * size
+    places = (index + firsts).transpose(0, 1).contiguous()
     whole = steps.counts == width
     weighted = isinstance(loss, SoftmaxLoss) and loss.class_weights is not None
     for step in range(num_steps):
@@ -138,7 +140,8 @@ def train_dual(
         losses, residuals = losses.view(active, width), residuals.view(active, width, num_outputs)
         if weighted or not whole[:active, step].all():
             count = counts[:active, step, None]
-            share = batch_shares(torch.arange(width) < count, count, wanted, loss, outputs.dtype)
+            real = torch.arange(width, device=device) < count
+            share = batch_shares(real, count, wanted, loss, outputs.dtype)
             losses = losses * share * count
             residuals *= share[:, :, None]  # padding becomes zeros, which move nothing
         else:
@@ -169,7 +172,7 @@ def train_dual(
         return DualResult(scale, coefficients, loss_sums, seen, None if centre is None else shift)
     if gradients is None:  # of plain SGD the coefficients are their sum times the negative rate
         gradients = coefficients / -learning_rate
-    lengths = torch.from_numpy(steps.lengths).to(start.dtype)[:, None, None]
+    lengths = torch.from_numpy(steps.lengths).to(device, start.dtype)[:, None, None]
     coefficients = coefficients - shift[:, None, None] * control.own
     return DualResult(scale, coefficients, loss_sums, seen, shift, gradients / lengths)
 
@@ -213,6 +216,8 @@ def products(rows: torch.Tensor, coefficients: torch.Tensor) -> torch.Tensor:
     """
     import torch
 
+    if not numpy_is_faster(rows.device):
+        return rows @ coefficients
     with np.errstate(over="ignore", invalid="ignore"):  # what diverges is found and named when its steps are done
         return torch.from_numpy(np.matmul(rows.numpy(), coefficients.numpy()))
 
@@ -243,7 +248,7 @@ def _softmax_losses_and_gradients(
     from torch.nn import functional
 
     smoothing, num_outputs = loss.label_smoothing, outputs.shape[1]
-    weights = class_weights(loss, outputs.dtype)
+    weights = class_weights(loss, outputs)
     if weights is not None:
         one_hot = functional.one_hot(targets, num_outputs).to(outputs.dtype)
         wanted = (one_hot * (1 - smoothing) + smoothing / num_outputs) * weights

@@ -37,11 +37,11 @@ def fit(outputs: torch.Tensor, targets: torch.Tensor, sizes: NDArray[np.int64], 
 
     real = np.arange(outputs.shape[1]) < sizes[:, None]
     flat_outputs, flat_targets = outputs.flatten(0, 1), targets.flatten(0, 1)
-    losses = sample_losses(flat_outputs, flat_targets, objective.loss).double().numpy()
+    losses = sample_losses(flat_outputs, flat_targets, objective.loss).double().cpu().numpy()
     one_hot = objective.task == "classes" and flat_targets.dim() == 2
-    actual = (flat_targets.argmax(1) if one_hot else flat_targets).numpy()
-    scores = sample_scores(flat_outputs.numpy(), actual, objective.task)
+    actual = (flat_targets.argmax(1) if one_hot else flat_targets).cpu().numpy()
+    scores = sample_scores(flat_outputs.cpu().numpy(), actual, objective.task)
     weights = sample_weights(flat_targets, objective.loss, torch.float64)
     totals = [np.where(real, value.reshape(real.shape), 0).sum(1) for value in (losses, scores)]
-    counted = sizes if weights is None else np.where(real, weights.numpy().reshape(real.shape), 0).sum(1)
+    counted = sizes if weights is None else np.where(real, weights.cpu().numpy().reshape(real.shape), 0).sum(1)
     return Fit(totals[0] / counted, totals[1] / sizes)

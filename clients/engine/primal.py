@@ -81,11 +81,12 @@ def train_primal(
         rule = _AdamRule(optimizer, learning_rate, current)
     else:
         rule = _SgdRule(optimizer, learning_rate, current)
-    index, counts = torch.from_numpy(steps.index), torch.from_numpy(steps.counts)
-    places = torch.arange(index.shape[2])
-    firsts = torch.arange(num_clients)[:, None] * features.shape[1]
+    device = features.device
+    index, counts = torch.from_numpy(steps.index).to(device), torch.from_numpy(steps.counts).to(device)
+    places = torch.arange(index.shape[2], device=device)
+    firsts = torch.arange(num_clients, device=device)[:, None] * features.shape[1]
     flat_features, flat_targets = features.flatten(0, 1), targets.flatten(0, 1)
-    loss_sums = torch.zeros(num_clients, dtype=torch.float64)
+    loss_sums = features.new_zeros(num_clients, dtype=torch.float64)
     noted = None if control is None else _Noted(control, num_clients)
     for step in range(index.shape[1]):
         active = int((steps.lengths > step).sum())
@@ -112,7 +113,7 @@ def train_primal(
         for name, value in moving.items():
             rule.move(name, value, gradients[name], step + 1)
     update = {name: value - start[name] for name, value in current.items()}
-    means = None if noted is None else noted.means(torch.from_numpy(steps.lengths))
+    means = None if noted is None else noted.means(torch.from_numpy(steps.lengths).to(device))
     return PrimalResult(update, loss_sums, counts.sum(1), means)
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from clients.engine.choice import Bucket
 from clients.engine.feature_rows import FeatureRows
+from fedgraft.compute_settings import Precision
 from fedgraft.data.ragged import Ragged
 from fedgraft.evaluation import Objective
 from fedgraft.models.losses import target_tensor
@@ -36,7 +37,8 @@ class Kept:
         import torch
 
         neighbours = len(rows) > 0 and rows[-1] - rows[0] + 1 == len(rows)
-        chosen: Any = slice(int(rows[0]), int(rows[-1]) + 1) if neighbours else torch.from_numpy(rows)
+        here = self.targets.device
+        chosen: Any = slice(int(rows[0]), int(rows[-1]) + 1) if neighbours else torch.from_numpy(rows).to(here)
         return Kept(self.targets[chosen], None if self.gram is None else self.gram[chosen])
 
 
@@ -84,7 +86,7 @@ class Table:
         count, longest = self.targets.shape[:2]
         if len(self.samples) == count * longest:
             return None
-        return torch.from_numpy(np.flatnonzero(np.arange(longest) < self.sizes[:, None]))
+        return torch.from_numpy(np.flatnonzero(np.arange(longest) < self.sizes[:, None])).to(self.rows.device)
 
 
 class Tables:
@@ -97,6 +99,8 @@ class Tables:
         clients: `(num_clients,)` positions of the host's clients among the federation's.
         objective: the head, whose bias the Gram matrices hold, and the loss, which says what targets look like.
         dtype: of all computation.
+        device: that computes.
+        precision: of the large products.
     """
 
     def __init__(
@@ -107,8 +111,11 @@ class Tables:
         clients: NDArray[np.int64],
         objective: Objective,
         dtype: torch.dtype,
+        device: torch.device | None = None,
+        precision: Precision = "float32",
     ) -> None:
-        self._rows = FeatureRows(features, dtype)
+        self._rows = FeatureRows(features, dtype, device, precision)
+        self._device = self._rows.device
         self._targets, self._train, self._clients = targets, train, clients
         self._objective, self._dtype = objective, dtype
         self._kept: dict[int, tuple[Kept, NDArray[np.bool_]]] = {}
@@ -165,8 +172,8 @@ class Tables:
         dtype = self._dtype if kind.is_floating_point() else kind.dtype
         dual = bucket.form == "dual"
         return Kept(
-            torch.empty((count, longest, *kind.shape[1:]), dtype=dtype),
-            torch.empty((count, longest, longest), dtype=self._dtype) if dual else None,
+            torch.empty((count, longest, *kind.shape[1:]), dtype=dtype, device=self._device),
+            torch.empty((count, longest, longest), dtype=self._dtype, device=self._device) if dual else None,
         )
 
     def _fill(self, kept: Kept, places: NDArray[np.int64], bucket: Bucket, rows: NDArray[np.int64]) -> None:
@@ -179,16 +186,16 @@ class Tables:
         samples = self._samples(bucket, rows)
         own = target_tensor(self._targets[samples], objective.task, objective.loss, objective.num_outputs)
         flat = kept.targets.flatten(0, 1)
-        flat.index_fill_(0, torch.from_numpy(at[~real]), 0)
-        flat.index_copy_(0, torch.from_numpy(at[real]), own.to(flat.dtype))
+        flat.index_fill_(0, torch.from_numpy(at[~real]).to(flat.device), 0)
+        flat.index_copy_(0, torch.from_numpy(at[real]).to(flat.device), own.to(flat.device, flat.dtype))
         if kept.gram is None:
             return
         one = 1.0 if getattr(objective.head, "bias", False) else 0.0
         first = 0
-        for place, size in zip(places.tolist(), sizes.tolist(), strict=True):
-            features, gram = self._rows.of(samples[first : first + size]), kept.gram[place].zero_()
-            torch.mm(features, features.T, out=gram[:size, :size]).add_(one)
-            first += size
+        for gram in self._rows.grams(samples, sizes, longest, one):
+            some = slice(first, first + len(gram))
+            kept.gram[torch.from_numpy(places[some])] = gram
+            first = some.stop
 
 
 def _joined(parts: Sequence[Kept]) -> Kept:

@@ -140,7 +140,7 @@ def _changed(train: TrainSettings, epochs: int) -> TrainSettings:
 def _some(heads: Stacked, places: NDArray[np.int64]) -> Stacked:
     import torch
 
-    return {name: value[torch.from_numpy(places)] for name, value in heads.items()}
+    return {name: value[torch.from_numpy(places)].cpu() for name, value in heads.items()}
 
 
 def _result(evaluation: OwnEvaluation) -> Evaluation:

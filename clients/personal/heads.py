@@ -45,5 +45,5 @@ class OwnHeads:
 
     def keep(self, clients: NDArray[np.int64], heads: Mapping[str, torch.Tensor]) -> None:
         """Write the heads of clients that have trained them."""
-        self.table.keep_heads(clients, {name: value.numpy() for name, value in heads.items()})
+        self.table.keep_heads(clients, {name: value.cpu().numpy() for name, value in heads.items()})
         self.begun.keep_numbers(clients, 1.0)

@@ -119,16 +119,18 @@ def train_own(
     Raises:
         TrainingError: a client's head is not finite after its training.
     """
+    received = {name: value.to(engine.device) for name, value in received.items()}
 
     def train(some: AtOnce) -> OwnTrained:
         steps, start = engine.steps(task, some), heads_of(some.clients)
+        start = {name: value.to(engine.device) for name, value in start.items()}
         result, update = _trained(task, some, steps, start, received, pull)
         heads = {name: value + update[name] for name, value in start.items()}
-        finite = np.logical_and.reduce([value.flatten(1).isfinite().all(1).numpy() for value in heads.values()])
+        finite = np.logical_and.reduce([value.flatten(1).isfinite().all(1).cpu().numpy() for value in heads.values()])
         if not finite.all():
             place = int(np.argmin(finite))
             raise diverged(task, names[int(some.clients[place])], int(steps.lengths[place]))
-        losses = result.loss_sums.numpy() / np.maximum(result.seen.numpy(), 1)
+        losses = result.loss_sums.cpu().numpy() / np.maximum(result.seen.cpu().numpy(), 1)
         table = some.table
         return OwnTrained(
             some.clients,

@@ -104,7 +104,7 @@ def sample_losses(outputs: torch.Tensor, targets: torch.Tensor, loss: LossSettin
     from torch.nn import functional
 
     if isinstance(loss, SoftmaxLoss):
-        weights = class_weights(loss, outputs.dtype)
+        weights = class_weights(loss, outputs)
         return functional.cross_entropy(
             outputs, targets, weights, label_smoothing=loss.label_smoothing, reduction="none"
         )
@@ -113,15 +113,13 @@ def sample_losses(outputs: torch.Tensor, targets: torch.Tensor, loss: LossSettin
     return 0.5 * (outputs - targets).square().sum(dim=1)
 
 
-def class_weights(loss: LossSettings, dtype: torch.dtype) -> torch.Tensor | None:
-    """Return the classes' weights, `(num_outputs,)`, or None where all weigh the same."""
-    import torch
-
+def class_weights(loss: LossSettings, like: torch.Tensor) -> torch.Tensor | None:
+    """Return the classes' weights, `(num_outputs,)`, of the kind of `like`, or None where all weigh the same."""
     if not isinstance(loss, SoftmaxLoss) or loss.class_weights is None:
         return None
     if isinstance(loss.class_weights, dict):
         raise DataError("class weights by label have no order before the labels are known; see resolve_loss")
-    return torch.tensor(loss.class_weights, dtype=dtype)
+    return like.new_tensor(loss.class_weights)
 
 
 def sample_weights(targets: torch.Tensor, loss: LossSettings, dtype: torch.dtype) -> torch.Tensor | None:
@@ -129,7 +127,7 @@ def sample_weights(targets: torch.Tensor, loss: LossSettings, dtype: torch.dtype
 
     A mean of losses is their sum divided by the sum of these, as `torch.nn.CrossEntropyLoss` takes it.
     """
-    weights = class_weights(loss, dtype)
+    weights = class_weights(loss, targets.new_empty(0, dtype=dtype))
     return None if weights is None else weights[targets]
 
 

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
+from fedgraft.compute_settings import Device
 from fedgraft.settings import Settings, named
 
 
@@ -16,6 +17,8 @@ class InlineRuntime(Settings):
     """Server and clients in one process, without Ray; starts at once."""
     threads: PositiveInt = 1
     """Groups of clients that train side by side, each on one thread: no bit of a trained head depends on it."""
+    device: Device = "auto"
+    """What trains and evaluates heads: `auto` is a CUDA GPU if there is one, else the CPU."""
 
 
 class FlowerRuntime(Settings):
@@ -29,6 +32,8 @@ class FlowerRuntime(Settings):
     """Processor cores that Ray sets aside for each host."""
     threads: PositiveInt = 1
     """Groups of clients that train side by side in each host, each on one thread."""
+    device: Device = "auto"
+    """What trains and evaluates heads: `auto` is a CUDA GPU if the host sees one, else the CPU."""
 
 
 class RayRuntime(Settings):
@@ -44,6 +49,8 @@ class RayRuntime(Settings):
     """GPUs, or the part of one, that Ray sets aside for each host."""
     threads: PositiveInt = 1
     """Groups of clients that train side by side in each host, each on one thread."""
+    device: Device = "auto"
+    """What trains and evaluates heads: `auto` is a CUDA GPU if `gpus_per_host` gives the host one, else the CPU."""
     address: Annotated[str, Field(min_length=1)] | None = None
     """The Ray cluster to join: `auto`, `host:port` or `ray://host:port`; it is left running. null: a Ray of our own on
     this machine, for this run."""

@@ -42,7 +42,7 @@ class Description(Settings):
     feature_dim: NonNegativeInt
     backbone_digests: tuple[str, ...]
     host_costs: tuple[NonNegativeFloat, ...] = ()
-    """Predicted multiplications a round of each host of the simulation; hosts must agree, or clients were lost."""
+    """Predicted nanoseconds a round of each host of the simulation; hosts must agree, or clients were lost."""
     notes: tuple[str, ...] = ()
 
 

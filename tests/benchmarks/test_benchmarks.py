@@ -121,3 +121,11 @@ def test_scale_tables(tmp_path: Path) -> None:
     assert report["growth"][0]["feature_bytes"] == 4 * 20 * 1280 * 2
     assert report["forms"][0]["samples"] == 12
     assert report["forms"][0]["predicted_ratio"] > 1
+
+
+@pytest.mark.slow
+def test_forms_of_one_shape(tmp_path: Path) -> None:
+    text, report = run("forms.py", tmp_path, "--samples", "20", "--features", "64", "--outputs", "3")
+    assert [row["batch"] for row in report["shapes"]] == [10, 32]
+    assert all(row["regret"] >= 1 for row in report["shapes"])
+    assert "of 2 shapes" in text

@@ -16,12 +16,13 @@ TRAIN = TrainSettings(local_epochs=2, batch_size=4)
 def test_costs_by_hand() -> None:
     """20 samples of 8 features, 3 outputs: 2 epochs of 5 batches of 4.
 
-    dual: 10 x 4 x 20 x 3 + 2 x 20 x 8 x 3 + 20^2 x 8 / 20 = 2400 + 960 + 160; primal: 10 x 8 x 3 x (2 x 4 + 16).
+    dual: 4200 x 10 + 40 x (20 x 3.92 + 25.2) + 160 x 1.94 + 0.021 x 400 x 8 / 20 = 42000 + 4144 + 310.4 + 3.36;
+    primal: 9000 x 10 + 40 x (8 x 0.435 + 90) + 4.8 x 240 + 3.3 x 160 = 90000 + 3739.2 + 1152 + 528.
     """
     counts = np.array([0, 20, 0, 20])
-    assert client_costs(counts, 8, 3, LinearHead(), TRAIN).tolist() == [0, 3520, 0, 3520]
+    np.testing.assert_allclose(client_costs(counts, 8, 3, LinearHead(), TRAIN), [0, 46457.76, 0, 46457.76])
     primal = TRAIN.model_copy(update={"form": "primal"})
-    assert client_costs(counts, 8, 3, LinearHead(), primal).tolist() == [0, 5760, 0, 5760]
+    np.testing.assert_allclose(client_costs(counts, 8, 3, LinearHead(), primal), [0, 95419.2, 0, 95419.2])
 
 
 def test_one_large_client_is_worth_many_small_ones() -> None:
