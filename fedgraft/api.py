@@ -79,9 +79,7 @@ def run(
             session, room = _begin_ray(resolved, stack, verbose)
             resolved = with_shards(resolved, done.scenario.shards if resuming else None, room)
             if session is not None:
-                session.start(
-                    max(_usable_cores(), math.ceil(num_hosts(resolved, room) * session.settings.cpus_per_host))
-                )
+                session.start(math.ceil(num_hosts(resolved, room) * session.settings.cpus_per_host))
             prepared, feature_dim = prepare(resolved)
         except BaseException:
             _remove_if_empty(directory)

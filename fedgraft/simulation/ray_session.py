@@ -11,10 +11,8 @@ import contextlib
 import faulthandler
 import logging
 import os
-import shutil
 import socket
 import subprocess
-import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,11 +21,12 @@ from typing import Any
 from fedgraft.errors import LaunchError
 from fedgraft.progress import report
 from fedgraft.simulation import process_tree
+from fedgraft.simulation.ray_folder import ray_folder
+from fedgraft.simulation.ray_lean import lean
 from fedgraft.simulation.settings import RayRuntime
 
 GRACE_SECONDS = 5.0
 KNOCK_SECONDS = 5.0
-_LONGEST_BASE = 20  # characters; Ray's sockets lie 83 deeper and Linux takes 107 in all
 _SWITCHES = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # else Ray warns of what it will do in a later version
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # else it sends the working folder to the actors when started by uv
@@ -56,7 +55,8 @@ class RaySession:
         """Begin to start Ray, or to join the cluster, and return at once; a second call does nothing.
 
         Args:
-            num_cpus: what a Ray of our own is told that this machine has; it merely keeps accounts of them.
+            num_cpus: what a Ray of our own is told that this machine has; it keeps accounts of them, and starts as many
+                processes for actors at once.
         """
         if self._thread is not None:
             return
@@ -127,20 +127,24 @@ class RaySession:
 
     @contextlib.contextmanager
     def _own(self, num_cpus: int) -> Iterator[None]:
+        with ray_folder() as folder, self._started_in(folder, num_cpus):
+            yield
+
+    @contextlib.contextmanager
+    def _started_in(self, folder: str, num_cpus: int) -> Iterator[None]:
         import ray
 
-        base = tempfile.gettempdir()
-        folder = tempfile.mkdtemp(prefix="fg-ray-", dir=base if len(base) <= _LONGEST_BASE else "/tmp")
         try:
-            ray.init(
-                address="local",  # whatever RAY_ADDRESS says
-                num_cpus=num_cpus,
-                num_gpus=None if self.settings.gpus_per_host else 0,
-                object_store_memory=self.settings.object_store_bytes,
-                include_dashboard=False,
-                _temp_dir=folder,
-                **self._logging(),
-            )
+            with lean(forwards_logs=self._verbose):
+                ray.init(
+                    address="local",  # whatever RAY_ADDRESS says
+                    num_cpus=num_cpus,
+                    num_gpus=None if self.settings.gpus_per_host else 0,
+                    object_store_memory=self.settings.object_store_bytes,
+                    include_dashboard=False,
+                    _temp_dir=folder,
+                    **self._logging(),
+                )
             yield
         finally:
             processes, children = process_tree.started_with(folder), _children()
@@ -150,7 +154,6 @@ class RaySession:
                 process_tree.end(processes, GRACE_SECONDS)
                 for child in children:
                     child.poll()  # Ray does not, and leaves them as zombies of this process
-                shutil.rmtree(folder, ignore_errors=True)
 
     @contextlib.contextmanager
     def _joined(self) -> Iterator[None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -230,6 +231,16 @@ def rounds_done(out: Path) -> int:
     return sum(json.loads(line)["group"] == "train" for line in path.read_text().splitlines()) if path.exists() else 0
 
 
+def unwanted_processes(watch: Watch) -> list[str]:
+    """Return Ray's dashboard, autoscaler and forwarder of logs; a new version of Ray may have to be told anew."""
+    commands = []
+    for pid, _ in watch.seen:
+        with contextlib.suppress(OSError):
+            commands.append(Path(f"/proc/{pid}/cmdline").read_bytes().decode())
+    assert any("gcs_server" in command for command in commands)
+    return [command for command in commands if "dashboard.py" in command or "monitor.py" in command]
+
+
 def decoyed(folder: Path) -> dict[str, str]:
     """Put another project's package `clients` into a working folder; return the environment to start from there."""
     (folder / "clients").mkdir(parents=True)
@@ -250,6 +261,7 @@ def test_a_run_of_its_own_is_silent_and_leaves_nothing(tmp_path: Path) -> None:
     watch = Watch(process.pid)
     until(lambda: rounds_done(out) >= 1, process, watch)
     ours = [pid for pid in actors() if pid in {seen for seen, _ in watch.seen}]
+    assert unwanted_processes(watch) == []
     os.kill(ours[0], signal.SIGKILL)
     while process.poll() is None:
         watch.look()
