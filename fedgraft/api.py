@@ -186,6 +186,17 @@ def num_hosts(scenario: Scenario, room: int | None = None) -> int:
     return wanted if scenario.shards is None else min(scenario.shards, wanted)
 
 
+def runtime_line(scenario: Scenario) -> str:
+    """Return a line about where the clients would run.
+
+    Raises:
+        LaunchError: Ray is not installed, or nobody answers at its address.
+    """
+    from fedgraft.simulation.forecast import forecast
+
+    return forecast(scenario.runtime, num_hosts(scenario), with_shards(scenario).shards or 1)
+
+
 def _usable_cores() -> int:
     """Return the cores that this process may use; a batch system may have given it a few of many."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

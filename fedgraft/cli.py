@@ -119,7 +119,7 @@ def _shown(path: Path) -> str:
 
 @app.command()
 def check(scenario: ScenarioArgument, overrides: SetOption = [], as_json: JsonOption = False) -> None:  # noqa: B006
-    """Check a scenario without training: the file, its data, its backbone; show what each client would have.
+    """Check a scenario without training: file, data, backbone, runtime; show what each client would have.
 
     All faults of the file are named at once, with key and line; the exit code is 2 if there is one.
     """
@@ -134,6 +134,7 @@ def check(scenario: ScenarioArgument, overrides: SetOption = [], as_json: JsonOp
     resolved = api.resolve(scenario, overrides)
     api.quieten(verbose=False)
     api.check_strategy(resolved)
+    where = api.runtime_line(resolved)
     federation = build_federation(resolved.data, resolved.seed)
     resolved.server.check_cohort(federation.num_clients, resolved.name)
     backbone = describe(resolved.backbone)
@@ -158,6 +159,7 @@ def check(scenario: ScenarioArgument, overrides: SetOption = [], as_json: JsonOp
             "feature_dim": feature_dim,
             "notes": list(federation.notes),
             "forecast": lines,
+            "runtime": where,
         }
         print(json.dumps(facts))
         return
@@ -165,7 +167,7 @@ def check(scenario: ScenarioArgument, overrides: SetOption = [], as_json: JsonOp
     for note in federation.notes:
         out.print(f"[yellow]note:[/] {note}")
     out.print(f"backbone {backbone.name}, cut at {backbone.cut}: {feature_dim} features a sample")
-    for line in lines:
+    for line in [*lines, where]:
         out.print(line)
     out.print(f"[green]{resolved.name} can run[/]")
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -114,6 +116,32 @@ def test_check_shows_each_client_and_trains_nothing(call: Call, scenario: Callab
     facts = json.loads(call("check", scenario(SMALL), "--json").out)
     assert facts["num_train"] + facts["num_validation"] + facts["num_test"] == 200
     assert facts["feature_dim"] == 5
+    assert facts["runtime"] == "runtime inline: server and clients in one process"
+
+
+def test_check_says_what_it_would_do_with_ray(call: Call, scenario: Callable[[str], Path]) -> None:
+    """Ray is neither loaded nor started for it."""
+    ray = SMALL + "runtime: {name: ray, hosts: 3, gpus_per_host: 0.5}\n"
+    answer = call("check", scenario(ray))
+    expected = "runtime ray: 3 hosts of 1 CPUs and 0.5 GPUs for 12 shards, on a Ray of its own on this machine"
+    assert (answer.code, expected in answer.out) == (0, True)
+    answer = call("check", scenario(ray), "--set", "shards=2", "--set", "runtime=flower")
+    assert "for 2 shards, in Flower's simulation runtime" in answer.out
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        answer = call("check", scenario(ray), "--set", f"runtime.address={address}")
+        assert f"3 hosts of 1 CPUs and 0.5 GPUs, on the cluster at {address}" in answer.out
+    answer = call("check", scenario(ray), "--set", f"runtime.address={address}")
+    assert answer.code == 2
+    assert f"no Ray answers at runtime.address '{address}' (Connection refused); start one there" in answer.err
+
+
+def test_check_without_ray(call: Call, scenario: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name == "ray" else found(name, *more))
+    answer = call("check", scenario(SMALL + "runtime: ray\n"))
+    assert answer.code == 2
+    assert "the runtime ray needs Ray, which is not installed; install it (pip install 'flwr[sim" in answer.err
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from typing import Any
 from fedgraft.errors import LaunchError
 from fedgraft.progress import report
 from fedgraft.simulation import process_tree
+from fedgraft.simulation.forecast import NO_RAY
 from fedgraft.simulation.ray_folder import ray_folder
 from fedgraft.simulation.ray_lean import lean
 from fedgraft.simulation.settings import RayRuntime
@@ -111,9 +112,7 @@ class RaySession:
         try:
             import ray
         except ImportError as error:
-            raise LaunchError(
-                f"Ray can't be loaded ({error}); install it (pip install 'flwr[simulation]') or use --runtime inline"
-            ) from error
+            raise LaunchError(f"Ray can't be loaded ({error}); {NO_RAY}") from error
         if ray.is_initialized():
             self.own, self._borrowed = False, True
             yield
@@ -159,7 +158,7 @@ class RaySession:
     def _joined(self) -> Iterator[None]:
         import ray
 
-        _knock(str(self.settings.address))
+        knock(str(self.settings.address))
         try:
             ray.init(address=self.settings.address, **self._logging())
             yield
@@ -219,7 +218,7 @@ def _children() -> list[subprocess.Popen[bytes]]:
     return [info.process for infos in node.all_processes.values() for info in infos] if node is not None else []
 
 
-def _knock(address: str) -> None:
+def knock(address: str) -> None:
     """Refuse an address at which nobody listens; Ray itself would go on trying for minutes.
 
     Raises:
