@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from clients.personal.heads import LAYERS as OWN_LAYER
 from clients.personal.heads import STATE as OWN_HEAD
 from clients.state.tables import Kind, StateTable
 from fedgraft.errors import WireError, listed, nearest
@@ -139,7 +140,9 @@ class HalfKind:
         parameters: the names of its parameters.
         shared: groups of arrays of the head's shapes that the request carries, `<group>.<parameter>` in `extra`.
         state: what each client keeps from round to round, and of which kind; from zeros.
-        shares: whether the received head is trained for the reply; otherwise nothing that was trained leaves.
+        shares: whether the received head is trained for the reply; otherwise nothing that was trained leaves, but
+            for an adapter.
+        layers: of a head with an adapter, what trains and leaves (see `clients.personal.layers`).
         personal: which heads of their own clients have under it: none, ones that they keep (`own`), copies of the
             received head that they train when they are evaluated (`fine_tuned`), or ones solved then (`blended`).
     """
@@ -149,6 +152,7 @@ class HalfKind:
     shared: tuple[str, ...] = ()
     state: Mapping[str, Kind] = field(default_factory=dict)
     shares: bool = True
+    layers: Literal["", "own", "frozen", "added"] = ""
     personal: Literal["none", "own", "fine_tuned", "blended"] = "none"
 
 
@@ -158,6 +162,11 @@ HALVES: dict[str, HalfKind] = {
     "control_variate": HalfKind(plain, shared=("control",), state={"control": "span"}),
     "alone": HalfKind(plain, state=OWN_HEAD, shares=False, personal="own"),
     "ditto": HalfKind(plain, frozenset({"pull"}), state=OWN_HEAD, personal="own"),
+    "own_layer": HalfKind(
+        plain, frozenset({"layer_epochs"}), state=OWN_LAYER, shares=False, layers="own", personal="own"
+    ),
+    "frozen_layer": HalfKind(plain, shares=False, layers="frozen"),
+    "added_layer": HalfKind(plain, state=OWN_LAYER, shares=False, layers="added", personal="own"),
     "blended_ridge": HalfKind(plain, frozenset({"penalty", "temperature"}), personal="blended"),
     "fine_tune": HalfKind(plain, frozenset({"epochs"}), personal="fine_tuned"),
     "dynamic": HalfKind(dynamic, frozenset({"mu"}), state={"control": "span"}),

@@ -445,7 +445,7 @@ class Host:
         out = {"metrics": metrics}
         if states is not None and _kind(request).personal == "own":
             cohort = PersonalCohort(self, features, head, index)
-            out["personal"], own = cohort.evaluate(_own_heads(states, cohort).of)
+            out["personal"], own = cohort.evaluate(_own_heads(states, cohort, _kind(request)).of)
             columns |= own
         return out, columns
 
@@ -473,9 +473,12 @@ class Host:
 
         steps, losses = np.zeros(len(index), dtype=np.int64), np.zeros(len(index))
         fits = {name: np.zeros(len(index)) for name in FITS} if request.per_client else {}
-        own = self._train_own(request, head, index, features, states)
+        own: Iterable[Trained] = self._train_own(request, head, index, features, states)
         control = None if states is None else self._control(states, shared, index, head, request)
         shares = _kind(request).shares
+        if self.attack is not None and _kind(request).layers:
+            shapes = {name: value.shape for name, value in head.items()}
+            own = self.attack.sent(own, index, request.round_number, shapes)
         for clients in self._finished(finish, request, head, index, features, control) if shares else map(finish, own):
             reply.add_part(clients.part)
             steps[clients.turns], losses[clients.turns] = clients.num_steps, clients.mean_losses
@@ -526,13 +529,17 @@ class Host:
         states: ClientStates | None,
     ) -> Iterator[OwnTrained]:
         """Train the clients' own heads from where they stand, and keep them; none where the half has none."""
-        if states is None or _kind(request).personal != "own":
-            return
-        cohort = PersonalCohort(self, features, head, index)
-        own = _own_heads(states, cohort)
-        pull = request.half.parameters.get("pull", 0.0)
-        for trained in cohort.train(self._task(request.round_number), own.of, pull):
-            own.keep(trained.clients, trained.heads)
+        kind, parameters = _kind(request), request.half.parameters
+        cohort, task = PersonalCohort(self, features, head, index), self._task(request.round_number)
+        own = None if states is None or kind.personal != "own" else _own_heads(states, cohort, kind)
+        groups: Iterable[OwnTrained] = ()
+        if kind.layers:
+            groups = cohort.train_layers(task, kind.layers, own, int(parameters.get("layer_epochs", 0)))
+        elif own is not None:
+            groups = cohort.train(task, own.of, parameters.get("pull", 0.0))
+        for trained in groups:
+            if own is not None:
+                own.keep(trained.clients, trained.kept or trained.heads)
             yield trained
 
     def samples(
@@ -631,7 +638,7 @@ class Host:
         states = self._states_of(request, request.personal.name, head, index, features, folder)
         if not states.start_from(request.shard, request.state_version):
             return None
-        return cohort.evaluate(_own_heads(states, cohort).of)
+        return cohort.evaluate(_own_heads(states, cohort, kind).of)
 
     def _evaluate(
         self, head: Arrays, index: NDArray[np.int64], features: NDArray[Any]
@@ -736,8 +743,8 @@ def _kind(request: TrainRequest) -> HalfKind:
     return HALVES[request.half.name]
 
 
-def _own_heads(states: ClientStates, cohort: PersonalCohort) -> OwnHeads:
-    return OwnHeads(states.tables["own"], states.tables["begun"], cohort.received)
+def _own_heads(states: ClientStates, cohort: PersonalCohort, kind: HalfKind) -> OwnHeads:
+    return OwnHeads(states.tables["own"], states.tables["begun"], cohort.received, kind.layers == "added")
 
 
 def _joined(parts: Ragged, positions: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

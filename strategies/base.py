@@ -159,7 +159,7 @@ class Strategy(Settings):
     leaves_out: ClassVar[Literal["no", "hosts", "server"]] = "no"
     """Who can make its head without one client's samples: hosts, by its `recipe`, or the server, from `ClassSums`."""
 
-    heads: ClassVar[tuple[str, ...]] = ("linear", "cosine", "mlp")
+    heads: ClassVar[tuple[str, ...]] = ("linear", "cosine", "mlp", "adapter")
     """Kinds of heads that it can make."""
 
     tasks: ClassVar[tuple[Task, ...]] = ("classes", "labels", "real")

@@ -16,11 +16,15 @@ from strategies.fedadagrad import FedAdagrad
 from strategies.fedadam import FedAdam
 from strategies.fedavg import FedAvg
 from strategies.fedavgm import FedAvgM
+from strategies.fedbabu import FedBabu
 from strategies.fedcof import FedCOF
 from strategies.feddyn import FedDyn
 from strategies.fedexp import FedExP
 from strategies.fednova import FedNova
+from strategies.fedper import FedPer
 from strategies.fedprox import FedProx
+from strategies.fedrep import FedRep
+from strategies.fedrod import FedRod
 from strategies.fedyogi import FedYogi
 from strategies.fine_tune_after import FineTuneAfter
 from strategies.flower import FlowerStrategy
@@ -66,6 +70,10 @@ StrategySettings = Annotated[
     | Annotated[LocalOnly, Tag("local-only")]
     | Annotated[FineTuneAfter, Tag("fine-tune-after")]
     | Annotated[Ditto, Tag("ditto")]
+    | Annotated[FedPer, Tag("fedper")]
+    | Annotated[FedRep, Tag("fedrep")]
+    | Annotated[FedBabu, Tag("fedbabu")]
+    | Annotated[FedRod, Tag("fedrod")]
     | Annotated[PersonalRidge, Tag("personal-ridge")]
     | Annotated[Ridge, Tag("ridge")]
     | Annotated[NearestClassMean, Tag("ncm")]

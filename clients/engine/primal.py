@@ -10,8 +10,8 @@ from clients.engine.batches import Steps
 from clients.engine.dual import CLIP_EPSILON, batch_shares
 from clients.settings import Adam, AdamW, OptimizerSettings, Sgd
 from fedgraft.evaluation import Objective
-from fedgraft.models.head_settings import CosineHead, HeadSettings, LinearHead
-from fedgraft.models.heads import EPSILON
+from fedgraft.models.head_settings import AdapterHead, CosineHead, HeadSettings, LinearHead
+from fedgraft.models.heads import ADAPTER, EPSILON
 from fedgraft.models.losses import sample_losses
 
 if TYPE_CHECKING:
@@ -54,6 +54,8 @@ def train_primal(
     mu: float = 0.0,
     control: PrimalControl | None = None,
     own: Stacked | None = None,
+    frozen: frozenset[str] = frozenset(),
+    offsets: torch.Tensor | None = None,
 ) -> PrimalResult:
     """Train the heads of a bucket of clients.
 
@@ -70,6 +72,8 @@ def train_primal(
         control: control variates.
         own: heads that the clients start from in place of the one that was received; the proximal term still pulls to
             that one.
+        frozen: names of parameters that stay as they are.
+        offsets: `(num_clients, C)` what is added to a client's outputs while it trains.
     """
     import torch
 
@@ -93,14 +97,16 @@ def train_primal(
         batch, count = index[:active, step], counts[:active, step, None]
         real = places < count
         taken = (firsts[:active] + batch).flatten()
-        moving = {name: value[:active].requires_grad_() for name, value in current.items()}
+        moving = {name: value[:active].requires_grad_(name not in frozen) for name, value in current.items()}
+        free = [name for name in moving if name not in frozen]
         inputs = flat_features.index_select(0, taken).view(active, batch.shape[1], -1)
-        outputs = stacked_forward(objective.head, moving, inputs).flatten(0, 1)
+        outputs = stacked_forward(objective.head, moving, inputs)
+        outputs = (outputs if offsets is None else outputs + offsets[:active, None]).flatten(0, 1)
         wanted = flat_targets.index_select(0, taken)
         losses = sample_losses(outputs, wanted, objective.loss).view(active, -1)
         share = batch_shares(real, count, wanted, objective.loss, features.dtype)
         total = (losses * share).sum()  # a client's gradient does not see the others
-        gradients = dict(zip(moving, torch.autograd.grad(total, list(moving.values())), strict=True))
+        gradients = dict(zip(free, torch.autograd.grad(total, [moving[name] for name in free]), strict=True))
         moving = {name: value.detach() for name, value in moving.items()}
         loss_sums[:active] += (losses.detach() * share).sum(1, dtype=torch.float64) * count[:, 0]
         if clip_norm is not None:
@@ -110,8 +116,8 @@ def train_primal(
         if mu:
             for name, gradient in gradients.items():
                 gradient.add_(moving[name] - head[name], alpha=mu)
-        for name, value in moving.items():
-            rule.move(name, value, gradients[name], step + 1)
+        for name in free:
+            rule.move(name, moving[name], gradients[name], step + 1)
     update = {name: value - start[name] for name, value in current.items()}
     means = None if noted is None else noted.means(torch.from_numpy(steps.lengths).to(device))
     return PrimalResult(update, loss_sums, counts.sum(1), means)
@@ -151,6 +157,8 @@ def stacked_forward(head: HeadSettings, parameters: Stacked, features: torch.Ten
     if isinstance(head, CosineHead):
         directions = functional.normalize(parameters["weight"], dim=2, eps=EPSILON)
         return parameters["scale"][:, None] * _linear(functional.normalize(features, dim=2, eps=EPSILON), directions)
+    if isinstance(head, AdapterHead):
+        return _linear(_linear(features, parameters[f"{ADAPTER}weight"]), parameters["weight"], parameters["bias"])
     last = len(head.hidden)
     for layer in range(last + 1):
         features = _linear(features, parameters[f"layers.{layer}.weight"], parameters[f"layers.{layer}.bias"])

@@ -11,12 +11,16 @@ from numpy.typing import NDArray
 from clients.engine.primal import Stacked
 from clients.personal.blended_ridge import SHARES, BlendedRidge, crossed_choice
 from clients.personal.evaluation import OwnEvaluation
+from clients.personal.heads import OwnHeads
+from clients.personal.layers import Layers, LayerTraining
 from clients.personal.training import HeadsOf, OwnTrained, train_own, train_own_one_by_one
 from clients.settings import Constant, TrainSettings
 from clients.training import LocalTask
 from fedgraft.closed_form import moment_shapes, predict, regression_targets
 from fedgraft.errors import WireError
+from fedgraft.models.head_settings import AdapterHead
 from fedgraft.models.heads import as_tensors
+from fedgraft.models.loss_settings import SoftmaxLoss
 from fedgraft.wire.records import Arrays, expect
 
 if TYPE_CHECKING:
@@ -61,6 +65,24 @@ class PersonalCohort:
             )
         engine = host.engine(self._features, targets)
         return train_own(engine, task, self._index, host.names, heads_of, self.received, pull, host.threads)
+
+    def train_layers(
+        self, task: LocalTask, layers: Layers, own: OwnHeads | None, layer_epochs: int
+    ) -> Iterator[OwnTrained]:
+        """Train heads with an adapter, in whatever form; yield those that trained at once.
+
+        Raises:
+            WireError: the head has no adapter, or the half needs another loss.
+        """
+        host = self._host
+        if not isinstance(host.objective.head, AdapterHead):
+            came = host.objective.head.name
+            raise WireError(f"the client half shares an adapter, but the head is {came}; set head: adapter")
+        if layers == "added" and not isinstance(host.objective.loss, SoftmaxLoss):
+            raise WireError("the client half needs one class a sample and the softmax loss, whose classes it balances")
+        engine = host.engine(self._features, host.targets_of(task.round_number))
+        training = LayerTraining(engine, task, host.names, self.received, own, layer_epochs)
+        return training.run(layers, self._index, host.threads)
 
     def fine_tuned(self, task: LocalTask, epochs: int) -> Evaluation:
         """Have each client train a copy of the received head for some epochs, evaluate it, and forget it.

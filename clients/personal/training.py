@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
@@ -53,6 +53,10 @@ class OwnTrained:
     features: torch.Tensor
     targets: torch.Tensor
     objective: Objective
+    shared: Stacked = field(default_factory=dict)
+    """Updates of the arrays that leave, of those heads that share some; `(num_clients, *shape)`."""
+    kept: Stacked = field(default_factory=dict)
+    """What the clients keep in place of their heads, where it is something else."""
 
     @property
     def losses_before(self) -> NDArray[np.float64]:
@@ -77,21 +81,37 @@ class OwnTrained:
         outputs = stacked_forward(self.objective.head, heads, self.features)
         return fit(outputs, self.targets, self.num_samples, self.objective)
 
-    def weighted_sum(self, weights: NDArray[np.float64]) -> NoReturn:
-        """Refuse: nothing of these heads leaves their clients."""
-        raise WireError("the strategy asks for updates of heads that stay with their clients; ask for scalars only")
+    def weighted_sum(self, weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+        """Return `sum_k weights_k update_k` of what is shared, zeros for the rest.
+
+        Raises:
+            WireError: nothing of these heads leaves their clients.
+        """
+        return {name: np.tensordot(weights, value.astype(np.float64), axes=1) for name, value in self.updates().items()}
 
     def square_norms(self) -> NoReturn:
-        """Refuse likewise."""
-        self.weighted_sum(np.zeros(0))
+        """Refuse: a norm over the whole head would tell of layers that stay."""
+        self._refuse()
 
     def state_change(self, state: str, weights: NDArray[np.float64]) -> NoReturn:
         """Refuse likewise."""
-        self.weighted_sum(weights)
+        self._refuse()
 
-    def updates(self) -> NoReturn:
-        """Refuse likewise."""
-        self.weighted_sum(np.zeros(0))
+    def updates(self) -> dict[str, NDArray[np.float32]]:
+        """Return every client's update of what is shared, zeros for the rest; `(num_clients, *shape)`.
+
+        Raises:
+            WireError: nothing of these heads leaves their clients.
+        """
+        if not self.shared:
+            self._refuse()
+        return {
+            name: self.shared[name].float().cpu().numpy() if name in self.shared else np.zeros(value.shape, np.float32)
+            for name, value in self.heads.items()
+        }
+
+    def _refuse(self) -> NoReturn:
+        raise WireError("the strategy asks for updates of heads that stay with their clients; ask for scalars only")
 
 
 def train_own(

@@ -10,9 +10,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-Kind = Literal["span", "head", "number"]
+from fedgraft.models.heads import ADAPTER
+
+Kind = Literal["span", "head", "layers", "number"]
 """What a state is of: `span`, in the span of the client's features, as any gradient of a linear head; `head`, of the
-head's shapes; or one `number`."""
+head's shapes; `layers`, those of the head's arrays that are no adapter's; or one `number`."""
 
 Stacked = dict[str, NDArray[Any]]
 """Arrays of the head's names, `(num_clients, *shape)`."""
@@ -51,6 +53,8 @@ class StateTable:
     def __init__(self, layout: Layout, kind: Kind, dtype: type[np.floating[Any]] = np.float32) -> None:
         self.layout = layout
         shapes = {"number": ()} if kind == "number" else layout.shapes
+        if kind == "layers":
+            shapes = {name: shape for name, shape in shapes.items() if not name.startswith(ADAPTER)}
         self._shapes = sorted(shapes.items())  # whatever the order in which a head's arrays come
         in_span = layout.dual & (kind == "span")
         counts = np.where(in_span, layout.sizes, np.where(layout.sizes > 0, 1, 0))

@@ -36,4 +36,15 @@ class MlpHead(Settings):
     """Width of each hidden layer."""
 
 
-HeadSettings = Annotated[LinearHead | CosineHead | MlpHead, Field(discriminator="name"), BeforeValidator(named)]
+class AdapterHead(Settings):
+    """A linear adapter from the features to a few directions, and one linear layer on these."""
+
+    name: Literal["adapter"] = "adapter"
+    """A linear adapter to a few directions and a linear layer on them: what personal strategies share, and keep."""
+    rank: PositiveInt = 64
+    """Directions of the adapter; they start orthogonal."""
+
+
+HeadSettings = Annotated[
+    LinearHead | CosineHead | MlpHead | AdapterHead, Field(discriminator="name"), BeforeValidator(named)
+]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 from torch import nn
 
-from fedgraft.models.head_settings import CosineHead, HeadSettings, LinearHead, MlpHead
+from fedgraft.models.head_settings import AdapterHead, CosineHead, HeadSettings, LinearHead, MlpHead
 from fedgraft.models.heads import as_tensors, forward, head_shapes, initial_head
 
 HEADS: tuple[HeadSettings, ...] = (
@@ -23,6 +23,8 @@ HEADS: tuple[HeadSettings, ...] = (
     MlpHead(),
     MlpHead(hidden=(5,)),
     MlpHead(hidden=(7, 4, 6)),
+    AdapterHead(rank=3),
+    AdapterHead(rank=20),
 )
 heads = pytest.mark.parametrize("head", HEADS, ids=repr)
 dims = st.tuples(st.integers(1, 12), st.integers(1, 6), st.integers(1, 8))
@@ -154,3 +156,28 @@ def test_ill_settings_are_refused(text: str, message: str) -> None:
 def test_settings_survive_json(head: HeadSettings) -> None:
     assert TypeAdapter(HeadSettings).validate_json(head.model_dump_json()) == head
     assert TypeAdapter(HeadSettings).validate_json(json.dumps(head.name)) == type(head)()
+
+
+@given(dims, st.integers(1, 20))
+def test_adapter_is_torchs_sequential(dim: tuple[int, int, int], rank: int) -> None:
+    num_samples, num_outputs, feature_dim = dim
+    module = nn.Sequential(nn.Linear(feature_dim, rank, bias=False), nn.Linear(rank, num_outputs))
+    state = {
+        "adapter.weight": module[0].weight.detach(),
+        "weight": module[1].weight.detach(),
+        "bias": module[1].bias.detach(),
+    }
+    head = AdapterHead(rank=rank)
+    assert {name: tuple(value.shape) for name, value in state.items()} == head_shapes(head, feature_dim, num_outputs)
+    features = torch.randn(num_samples, feature_dim)
+    assert torch.equal(forward(head, state, features), module(features))
+
+
+@pytest.mark.parametrize(("feature_dim", "rank", "num_outputs"), [(9, 4, 3), (4, 9, 12)])
+def test_an_adapter_starts_orthogonal(feature_dim: int, rank: int, num_outputs: int) -> None:
+    start = initial_head(AdapterHead(rank=rank), feature_dim, num_outputs, seed=5)
+    for name in ("adapter.weight", "weight"):
+        matrix = start[name].astype(np.float64)
+        product = matrix @ matrix.T if len(matrix) <= matrix.shape[1] else matrix.T @ matrix
+        np.testing.assert_allclose(product, np.eye(len(product)), atol=1e-6)
+    assert not start["bias"].any()

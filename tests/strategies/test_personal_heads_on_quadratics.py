@@ -66,6 +66,7 @@ def test_personal_strategies_are_all_here() -> None:
         "local-only",
         "fine-tune-after",
         "ditto",
+        *("fedper", "fedrep", "fedbabu", "fedrod"),  # `tests/clients/test_client_layers.py`
         "personal-ridge",  # `tests/clients/test_client_blended_ridge.py`
     }
 

@@ -15,6 +15,7 @@ import fedgraft
 from clients.host import forget_hosts
 from fedgraft.errors import ScenarioError
 from scenarios.schema import Scenario
+from strategies.base import Strategy
 from strategies.registry import STRATEGIES
 
 DIGITS: dict[str, Any] = {
@@ -49,12 +50,14 @@ def pixels(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 def scenario(strategy: dict[str, Any], **blocks: Any) -> Scenario:
-    return Scenario.model_validate_json(json.dumps({**DIGITS, **blocks, "strategy": strategy}))
+    kind = STRATEGIES.get(strategy["name"])
+    head = {"head": {"name": "adapter", "rank": 32}} if kind is not None and kind.heads == ("adapter",) else {}
+    return Scenario.model_validate_json(json.dumps({**DIGITS, **head, **blocks, "strategy": strategy}))
 
 
 def judged(name: str) -> str:
     """Return whose rows tell whether training helps: what is local stays so, and the global head as it was."""
-    return "personal" if name == "local-only" else "central"
+    return "personal" if name in ("local-only", "fedper", "fedrep") else "central"
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
@@ -80,7 +83,10 @@ def test_clients_need_not_have_every_class(name: str, tmp_path: Path) -> None:
         assert all(np.isfinite(value) for value in row.values() if isinstance(value, float)), row
 
 
-@pytest.mark.parametrize("name", ["local-only", "fine-tune-after", "ditto", "personal-ridge"])
+PERSONAL = [name for name, strategy in STRATEGIES.items() if strategy.personal is not Strategy.personal]
+
+
+@pytest.mark.parametrize("name", PERSONAL)
 def test_own_heads_are_reported_beside_the_global_one(name: str, tmp_path: Path) -> None:
     """Per client, and over clients: the mean, and of 12 clients the worst 2, computed here from the rows."""
     run = fedgraft.run(scenario({"name": name}), out=tmp_path / "run")
@@ -96,7 +102,7 @@ def test_own_heads_are_reported_beside_the_global_one(name: str, tmp_path: Path)
     assert f"accuracy, own heads, mean of clients           {run.summary['personal']['client_mean']:.4f}" in text
 
 
-@pytest.mark.parametrize("name", ["fedadam", "centred-clipping"])
+@pytest.mark.parametrize("name", ["fedadam", "centred-clipping", "fedrep", "fedrod"])
 def test_resumes_with_its_state(name: str, tmp_path: Path) -> None:
     """Resumed from the checkpoint after the fourth of five rounds: the bits of five at once."""
     whole = fedgraft.run(scenario({"name": name}), out=tmp_path / "whole")
@@ -137,3 +143,10 @@ def test_optimizer_under_which_the_equations_do_not_hold(name: str) -> None:
     text = f"came adam, but the equations of strategy {name} hold under sgd only; take that, or another strategy"
     with pytest.raises(ValueError, match=text):
         scenario({"name": name}, train={"optimizer": {"name": "adam"}})
+
+
+@pytest.mark.parametrize("name", ["fedper", "fedrep", "fedbabu", "fedrod"])
+def test_what_shares_an_adapter_needs_a_head_with_one(name: str, tmp_path: Path) -> None:
+    text = f"head: came linear, but strategy {name} makes a adapter head; set head: adapter"
+    with pytest.raises(ScenarioError, match=text):
+        fedgraft.run(scenario({"name": name}, head={"name": "linear"}), out=tmp_path / "run")
