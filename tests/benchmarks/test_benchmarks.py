@@ -104,6 +104,23 @@ def test_engines_do_the_same_work(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_ray_does_the_loop_s_work_too(tmp_path: Path) -> None:
+    words = ["--clients", "4", "--samples", "12", "--features", "8", "--rounds", "2", "--repeats", "1"]
+    _, report = run("simulation.py", tmp_path, *words, "--engines", "loop,ray")
+    assert set(report["seconds_per_round"]) == set(report["peak_memory_bytes"]) == {"loop", "ray"}
+    assert report["largest_relative_difference"]["ray"] < 1e-6
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read from /proc")
+def test_memory_of_every_host_is_seen(tmp_path: Path) -> None:
+    """Of the run's own process and of both hosts, each with torch: 100 MB and more."""
+    _, report = run("memory.py", tmp_path, "--rounds", "60", "--runtimes", "ray", "--set", "runtime.hosts=2")
+    processes = report["runtimes"]["ray"]["processes"]
+    assert sum(values["end_bytes"] > 1e8 for values in processes.values()) >= 4  # these three, and all together
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read from /proc")
 def test_an_artificial_leak_is_shown(tmp_path: Path) -> None:
     """100 kB a round over 150 rounds; the interpreter's own pools move by far less."""
