@@ -17,6 +17,7 @@ from fedgraft.wire.requests import (
     DescribeRequest,
     EvaluateRequest,
     LeaveOutRequest,
+    MixturesRequest,
     StatisticsRequest,
     TrainRequest,
 )
@@ -95,3 +96,10 @@ def leave_out(message: Message, context: Context) -> Message:
     """Answer `query.leave_out`."""
     request, groups = unpack(message.content, LeaveOutRequest, "request query.leave_out")
     return send(message, *host_of(context).leave_out(request, groups))
+
+
+@app.query("mixtures")
+def mixtures(message: Message, context: Context) -> Message:
+    """Answer `query.mixtures`."""
+    request, groups = unpack(message.content, MixturesRequest, "request query.mixtures")
+    return send(message, *host_of(context).mixtures(request, groups))

@@ -23,6 +23,7 @@ from clients.engine.cohort import Engine
 from clients.halves import HALVES, Control, HalfKind, build_half
 from clients.leave_out import HeadsWithout
 from clients.local_solver import LocalSolver
+from clients.mixtures import mixtures
 from clients.personal.cohort import Evaluation, PersonalCohort
 from clients.personal.heads import OwnHeads
 from clients.personal.training import OwnTrained
@@ -61,6 +62,8 @@ from fedgraft.wire.requests import (
     EvaluateRequest,
     LeaveOutReply,
     LeaveOutRequest,
+    MixturesReply,
+    MixturesRequest,
     StatisticsReply,
     StatisticsRequest,
     TrainReply,
@@ -681,6 +684,22 @@ class Host:
         rows = [self.workspace.federation.train.of(int(client)) for client in self.clients[index]]
         found = class_rows(features, self.targets_of(1), rows)
         body = ClassSumsReply(shard=request.shard, num_clients=len(index), num_samples=sum(map(len, rows)))
+        return body, {"rows": found}
+
+    def mixtures(self, request: MixturesRequest, groups: Groups) -> tuple[MixturesReply, Groups]:
+        """Fit Gaussian mixtures to each named client's features of each class.
+
+        Raises:
+            WireError: the targets are not classes, or the mixtures would be too large.
+        """
+        features, index = self.features(request.weights_digest), self._index(groups)
+        if self.objective.task != "classes":
+            raise WireError(f"query.mixtures needs one class a sample; the targets are {self.objective.task!r}")
+        rows = [self.workspace.federation.train.of(int(client)) for client in self.clients[index]]
+        components, covariance, seed = request.components, request.covariance, self.part.seed
+        with numpy_threads(self.threads):
+            found = mixtures(features, self.targets_of(1), rows, self.keys[index], seed, components, covariance)
+        body = MixturesReply(shard=request.shard, num_clients=len(index), num_samples=sum(map(len, rows)))
         return body, {"rows": found}
 
     def cross_validate(self, request: CrossValidateRequest, groups: Groups) -> tuple[CrossValidateReply, Groups]:

@@ -34,12 +34,23 @@ from fedgraft.wire.requests import (
 from server.attendance import Attendance, Present
 from server.contribution import combine_leave_out, leave_out_rows
 from server.exchange import StateLostError
+from server.mixtures import combine_mixtures
 from server.replies import in_order, unpacked_replies
 from server.roster import Call, Roster
 from server.settings import EvaluationSettings, ServerSettings
 from server.statistics import Questions
 from server.sums import combine_class_sums, combine_cross_validation, combine_statistics
-from strategies.base import ClassSums, CrossValidate, Exchange, LeaveOut, Replies, Request, Statistics, Strategy
+from strategies.base import (
+    ClassSums,
+    CrossValidate,
+    Exchange,
+    LeaveOut,
+    Mixtures,
+    Replies,
+    Request,
+    Statistics,
+    Strategy,
+)
 
 CLIENT_ARRAYS = (
     "num_train",
@@ -58,6 +69,7 @@ CLIENT_ARRAYS = (
 PHASES: Mapping[type[Exchange], str] = {
     Statistics: "statistics",
     ClassSums: "class_sums",
+    Mixtures: "mixtures",
     CrossValidate: "cross_validate",
     LeaveOut: "leave_out",
 }
@@ -204,6 +216,8 @@ class PackedStrategy(FlwrStrategy):
             return self._questions.statistics(self._calls, request.second_moment)
         if isinstance(request, ClassSums):
             return self._questions.class_sums(self._calls)
+        if isinstance(request, Mixtures):
+            return self._questions.mixtures(self._calls, request.components, request.covariance)
         if isinstance(request, CrossValidate):
             moments, lambdas = self._penalties(request)
             return self._questions.cross_validate(self._calls, moments, lambdas, bias="bias" in self.head)
@@ -384,6 +398,9 @@ class PackedStrategy(FlwrStrategy):
             facts["statistics"] = combine_statistics(self._calls, ordered, roster, dim, request.second_moment)
         elif isinstance(request, ClassSums):
             facts["statistics"] = combine_class_sums(self._calls, ordered, roster, self._questions.feature_dim)
+        elif isinstance(request, Mixtures):
+            dim, asked = self._questions.feature_dim, (request.components, request.covariance)
+            facts["statistics"] = combine_mixtures(self._calls, ordered, roster, dim, *asked)
         elif isinstance(request, LeaveOut):
             facts["stack"] = combine_leave_out(self._calls, ordered, roster, self.head)
         elif isinstance(request, CrossValidate):

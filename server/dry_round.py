@@ -9,12 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedgraft.models.losses import Task
+from fedgraft.wire.mixtures import mixture_shapes
 from fedgraft.wire.statistics import statistics_shapes
 from strategies.base import (
     Arrays,
     ClassSums,
     CrossValidate,
     Exchange,
+    Mixtures,
     Outcome,
     Replies,
     Request,
@@ -43,7 +45,7 @@ def check_by_a_dry_round(strategy: Strategy) -> None:
     if not isinstance(plan, tuple) or not plan or not all(isinstance(exchange, Exchange) for exchange in plan):
         raise ValueError(
             f"{strategy.title}.plan returned {_shown(plan)}; expected a tuple of at least one of strategies.base: "
-            "Request, Statistics, ClassSums, CrossValidate"
+            "Request, Statistics, ClassSums, Mixtures, CrossValidate"
         )
     num_clients = next((n for n in range(2, MOST_CLIENTS + 1) if _called(strategy, "shortage", n) is None), 2)
     replies = tuple(_replies(exchange, strategy, head, task, num_clients) for exchange in plan)
@@ -118,6 +120,12 @@ def _statistics(exchange: Exchange, task: Task) -> dict[str, NDArray[Any]]:
             "count": np.array([2, 1, 1]),
             "class_sum": sums,
         }
+    if isinstance(exchange, Mixtures):
+        shape = mixture_shapes(3, FEATURE_DIM, exchange.covariance)["covariance"]
+        spread = np.broadcast_to(np.eye(FEATURE_DIM) if exchange.covariance == "full" else 1.0, shape)
+        rows = {"client": np.array([0, 0, 1]), "class": np.array([0, 1, 1]), "count": np.array([2, 1, 1])}
+        numbers = {"share": np.ones(3), "mean": features[:3], "covariance": spread}
+        return rows | {name: value.astype(np.float32) for name, value in numbers.items()}
     second = exchange.second_moment if isinstance(exchange, Statistics) else "none"
     by_class = np.einsum("nc,nd,ne->cde", targets, features, features)
     known: dict[str, NDArray[Any]] = {

@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedgraft.models.losses import Task
+from fedgraft.wire.mixtures import mixture_bytes
 from fedgraft.wire.statistics import check_statistics_size, class_rows_bytes, statistics_bytes
-from strategies.base import ClassSums, Statistics, Strategy
+from strategies.base import ClassSums, Mixtures, Statistics, Strategy
 
 
 def forecast(
@@ -38,3 +39,6 @@ def forecast(
         elif isinstance(exchange, ClassSums) and num_labels is not None:
             size = class_rows_bytes(int(num_labels.sum()), feature_dim)
             yield f"{strategy.title}: at most {size:,} bytes from all hosts (sums of each client and class)"
+        elif isinstance(exchange, Mixtures) and num_labels is not None:
+            size = mixture_bytes(int(num_labels.sum()) * exchange.components, feature_dim, exchange.covariance)
+            yield f"{strategy.title}: at most {size:,} bytes from all hosts ({exchange.covariance} Gaussian mixtures)"

@@ -18,8 +18,15 @@ from fedgraft.closed_form import Moments, check_lambda, moment_shapes
 from fedgraft.errors import WireError
 from fedgraft.recipes import Recipe
 from fedgraft.settings import Settings
+from fedgraft.wire.mixtures import Covariance
 from fedgraft.wire.records import array_record, expect, pack
-from fedgraft.wire.requests import ClassSumsRequest, CrossValidateRequest, LeaveOutRequest, StatisticsRequest
+from fedgraft.wire.requests import (
+    ClassSumsRequest,
+    CrossValidateRequest,
+    LeaveOutRequest,
+    MixturesRequest,
+    StatisticsRequest,
+)
 from fedgraft.wire.statistics import LARGEST_STATISTICS_BYTES, SecondMoment, check_statistics_size
 from server.checkpoint import Counters
 from server.exchange import exchange
@@ -64,6 +71,20 @@ class Questions:
             ClassSumsRequest(run_id=self.run_id, weights_digest=self.weights_digest, shard=call.shard) for call in calls
         ]
         return self._messages("class_sums", calls, requests)
+
+    def mixtures(self, calls: Sequence[Call], components: int, covariance: Covariance) -> list[Message]:
+        """Return the messages that ask for Gaussian mixtures of each client's classes."""
+        requests = [
+            MixturesRequest(
+                run_id=self.run_id,
+                weights_digest=self.weights_digest,
+                shard=call.shard,
+                components=components,
+                covariance=covariance,
+            )
+            for call in calls
+        ]
+        return self._messages("mixtures", calls, requests)
 
     def cross_validate(
         self, calls: Sequence[Call], moments: Moments, lambdas: Sequence[float], bias: bool = True

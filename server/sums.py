@@ -18,11 +18,11 @@ from fedgraft.errors import WireError
 from fedgraft.metrics import add_sums
 from fedgraft.models.losses import Task
 from fedgraft.wire.records import Arrays, expect, unpack
-from fedgraft.wire.requests import ClassSumsReply, CrossValidateReply, LeaveOutReply, StatisticsReply
+from fedgraft.wire.requests import ClassSumsReply, CrossValidateReply, LeaveOutReply, MixturesReply, StatisticsReply
 from fedgraft.wire.statistics import SecondMoment, class_rows_shapes, statistics_shapes
 from server.roster import Call, Roster
 
-SumsReply = StatisticsReply | ClassSumsReply | CrossValidateReply | LeaveOutReply
+SumsReply = StatisticsReply | ClassSumsReply | MixturesReply | CrossValidateReply | LeaveOutReply
 """Bodies that say of how many clients and samples a reply is."""
 
 TOLERANCE = 1e-9

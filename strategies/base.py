@@ -71,6 +71,19 @@ class ClassSums:
 
 
 @dataclass(frozen=True)
+class Mixtures:
+    """One exchange in which each client fits Gaussian mixtures to its features of each class; `fedgraft.wire.mixtures`.
+
+    Attributes:
+        components: of one class of one client, at most.
+        covariance: of each component.
+    """
+
+    components: int
+    covariance: Literal["spherical", "diagonal", "full"]
+
+
+@dataclass(frozen=True)
 class CrossValidate:
     """One exchange after `Statistics("shared")`: each client is predicted by ridge heads that lack it.
 
@@ -89,7 +102,7 @@ class LeaveOut:
     """
 
 
-Exchange = Request | Statistics | ClassSums | CrossValidate | LeaveOut
+Exchange = Request | Statistics | ClassSums | Mixtures | CrossValidate | LeaveOut
 
 
 @dataclass(frozen=True)
@@ -107,7 +120,7 @@ class Replies:
         num_clients: how many clients are in it.
         statistics: what `Statistics` gave, summed over clients: name -> float64 array. What `ClassSums` gave, one row a
             client and class, by client, then class: `client`, `class`, `count` `(num_rows,)` int64 and `class_sum`
-            `(num_rows, feature_dim)` float64.
+            `(num_rows, feature_dim)` float64. What `Mixtures` gave, one row a component, see `fedgraft.wire.mixtures`.
         penalties: `(num_penalties,)` what `CrossValidate` tried, absolute.
         scores: `(num_penalties,)` how well each did, more is better: right answers, or minus the squared errors.
         num_samples: training samples that the statistics or the scores are over.

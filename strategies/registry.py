@@ -22,6 +22,7 @@ from strategies.feddyn import FedDyn
 from strategies.fedexp import FedExP
 from strategies.fednova import FedNova
 from strategies.fedper import FedPer
+from strategies.fedpft import FedPFT
 from strategies.fedprox import FedProx
 from strategies.fedrep import FedRep
 from strategies.fedrod import FedRod
@@ -80,6 +81,7 @@ StrategySettings = Annotated[
     | Annotated[LinearDiscriminant, Tag("lda")]
     | Annotated[FedCOF, Tag("fedcof")]
     | Annotated[CCVR, Tag("ccvr")]
+    | Annotated[FedPFT, Tag("fedpft")]
     | Annotated[Median, Tag("median")]
     | Annotated[TrimmedMean, Tag("trimmed-mean")]
     | Annotated[Krum, Tag("krum")]
@@ -95,13 +97,13 @@ StrategySettings = Annotated[
 ]  # fmt: skip
 
 ClosedFormSettings = Annotated[
-    Ridge | NearestClassMean | LinearDiscriminant | FedCOF | CCVR,
+    Ridge | NearestClassMean | LinearDiscriminant | FedCOF | CCVR | FedPFT,
     Discriminator("name"),
     BeforeValidator(named),
 ]
 """Those that make a head at once from sums, and so can make the one that others start from."""
 
-CalibrationSettings = Annotated[CCVR, BeforeValidator(named)]
+CalibrationSettings = Annotated[CCVR | FedPFT, Discriminator("name"), BeforeValidator(named)]
 """Those that train a head further without the clients, from sums: after the last round of another strategy."""
 
 

@@ -8,6 +8,7 @@
 | `evaluate` | EvaluateRequest | EvaluateReply | `head`, `clients`, `extra` | `metrics`, `personal`, `clients` |
 | `query.statistics` | StatisticsRequest | StatisticsReply | `clients` | `sums` |
 | `query.class_sums` | ClassSumsRequest | ClassSumsReply | `clients` | `rows` |
+| `query.mixtures` | MixturesRequest | MixturesReply | `clients` | `rows` |
 | `query.cross_validate` | CrossValidateRequest | CrossValidateReply | `clients`, `moments` | `counts` |
 | `query.leave_out` | LeaveOutRequest | LeaveOutReply | `clients`, `pooled` | `heads` |
 """
@@ -193,6 +194,30 @@ class ClassSumsReply(Settings):
 
     Arrays, group `rows`: one row a client and class of which it has samples, ordered by client, then class; names,
     shapes and types as `fedgraft.wire.statistics.class_rows_shapes` says.
+    """
+
+    shard: NonNegativeInt
+    num_clients: NonNegativeInt
+    num_samples: NonNegativeInt
+
+
+class MixturesRequest(Settings):
+    """Asks each client for Gaussian mixtures of its features of each class.
+
+    Arrays: `clients.index`, as in TrainRequest.
+    """
+
+    run_id: str
+    weights_digest: str
+    shard: NonNegativeInt
+    components: PositiveInt = Field(le=100)
+    covariance: Literal["spherical", "diagonal", "full"]
+
+
+class MixturesReply(Settings):
+    """How many clients and training samples the mixtures are of.
+
+    Arrays, group `rows`: one row a component; names, shapes and types as `fedgraft.wire.mixtures` says.
     """
 
     shard: NonNegativeInt
