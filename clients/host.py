@@ -156,7 +156,8 @@ class Host:
         self._device_name = device
         if device == "cuda":
             _ = self.device  # refused before anything is read
-        self.workspace = open_workspace(part.data, part.seed, part.backbone, part.features)
+        workspace = open_workspace(part.data, part.seed, part.backbone, part.features)
+        self.workspace = workspace.pooled() if part.strategy.pools else workspace
         federation = self.workspace.federation
         num_outputs = self.workspace.num_outputs
         self._placement = place(
@@ -340,7 +341,7 @@ class Host:
                 f"the request names {says} version of client state, but the half {name!r} keeps {has}; "
                 "see Request.keeps_state of the strategy"
             )
-        given = [state for half in HALVES.values() for state in half.state if state not in kinds]
+        given = dict.fromkeys(state for half in HALVES.values() for state in half.state if state not in kinds)
         if not_given := [state for state in given if state in request.sums]:
             raise WireError(
                 f"the strategy asks for the sum {listed(not_given)}, which its client half {name!r} does not give; "
@@ -793,6 +794,9 @@ def resident_host(
     if part.attack is not None and not is_simulated:
         text = "is for simulations only, and this node is none's: a site does not lie; set it to null"
         raise ScenarioError("the scenario that was sent", [Fault("attack", text)])
+    if part.strategy.pools and not is_simulated:
+        text = f"{part.strategy.name} pools all clients' data, which a site does not give; take another strategy"
+        raise ScenarioError("the scenario that was sent", [Fault("strategy", text)])
     return Host(part, number, num_hosts, threads, feature_dim, device)
 
 

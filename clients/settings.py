@@ -172,6 +172,19 @@ class RoundsPart(Settings):
     rounds: PositiveInt = 20
 
 
+class StrategyPart(Settings):
+    """What a client reads of the strategy's settings."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    name: str = ""
+
+    @property
+    def pools(self) -> bool:
+        """Whether all clients' data stand in one place."""
+        return self.name == "centralised"
+
+
 class ClientPart(Settings):
     """What the client side reads of a resolved scenario; the rest is none of its business."""
 
@@ -184,6 +197,7 @@ class ClientPart(Settings):
     head: HeadSettings
     loss: LossSettings
     train: TrainSettings
+    strategy: StrategyPart = StrategyPart()
     attack: AttackSettings | None = None
     server: RoundsPart
     shards: ResolvedShards = 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +43,12 @@ class Workspace:
             self._weights = None if kept_digest is None else kept.load(kept_digest)
             self._kept_digest = kept_digest
             self.__dict__.pop("features", None)
+
+    def pooled(self) -> Workspace:
+        """Return a workspace of the same samples in which one client, `everybody`, has all parts of all clients."""
+        whole = copy.copy(self)
+        whole.federation = self.federation.pooled()
+        return whole
 
     @functools.cached_property
     def features(self) -> NDArray[Any]:

@@ -77,6 +77,14 @@ class Scenario(Settings):
         return self
 
     @model_validator(mode="after")
+    def _clients_that_can_lie_or_stay_away(self) -> Scenario:
+        for name, block in (("attack", self.attack), ("availability", self.availability)):
+            if self.strategy.pools and block is not None:
+                text = f"came beside strategy {self.strategy.title}, which has no clients: all data are in one place"
+                raise setting_fault(name, f"{text}; set it to null, or take another strategy")
+        return self
+
+    @model_validator(mode="after")
     def _attack_that_the_strategy_can_see(self) -> Scenario:
         if self.attack is not None and self.attack.name != "label-flip" and self.strategy.most_rounds == 1:
             text = f"came {self.attack.name}, a lie about updates, but {self.strategy.title} asks for sums of features"

@@ -116,7 +116,8 @@ def _begin(
     counters.spend("libraries", time.perf_counter() - started)
     report("phase", name="hosts")
     roster = call_the_roll(grid, run_id, submission.run.num_hosts, part.shards, counters, timeout)
-    part.server.check_cohort(len(roster.names), part.name)
+    if not part.strategy.pools:
+        part.server.check_cohort(len(roster.names), part.name)
     _check_strategy(part, roster)
     if part.attack is not None:
         liars = roster.attackers(part.attack, part.seed)

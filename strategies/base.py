@@ -169,6 +169,9 @@ class Strategy(Settings):
     everybody: ClassVar[bool] = False
     """Whether every round asks all clients, however many the scenario draws for one."""
 
+    pools: ClassVar[bool] = False
+    """Whether all clients' data stand in one place, at one client; in simulations only."""
+
     leaves_out: ClassVar[Literal["no", "hosts", "server"]] = "no"
     """Who can make its head without one client's samples: hosts, by its `recipe`, or the server, from `ClassSums`."""
 

@@ -10,6 +10,7 @@ from fedgraft.settings import named
 from strategies.base import Strategy
 from strategies.bulyan import Bulyan
 from strategies.ccvr import CCVR
+from strategies.centralised import Centralised
 from strategies.centred_clipping import CentredClipping
 from strategies.ditto import Ditto
 from strategies.fedadagrad import FedAdagrad
@@ -43,6 +44,7 @@ from strategies.ridge import Ridge
 from strategies.scaffold import Scaffold
 from strategies.trimmed_mean import TrimmedMean
 from strategies.user import UserStrategy
+from strategies.zero_shot import ZeroShot
 
 USER = "YourClass"
 """The registry's key for any class of the user's own file."""
@@ -90,6 +92,8 @@ StrategySettings = Annotated[
     | Annotated[NormClipping, Tag("norm-clipping")]
     | Annotated[CentredClipping, Tag("centred-clipping")]
     | Annotated[GeometricMedian, Tag("geometric-median")]
+    | Annotated[Centralised, Tag("centralised")]
+    | Annotated[ZeroShot, Tag("zero-shot")]
     | Annotated[FlowerStrategy, Tag("flower:<Class>")]
     | Annotated[UserStrategy, Tag(USER)],
     Discriminator(tag_of),

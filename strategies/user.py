@@ -15,7 +15,7 @@ import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, ValidationError
 
@@ -32,6 +32,9 @@ CALLED_WITH: Mapping[str, tuple[str, ...]] = {
 
 class UserStrategy(Strategy):
     """A strategy class of your own file; see docs/add-a-strategy.md."""
+
+    pools: ClassVar[bool] = False
+    """Data are pooled by the hosts, who know `centralised` by its name."""
 
     file: LocalPath
     """The Python file; it runs on the server's machine, with all that its code may do."""
@@ -88,14 +91,14 @@ class UserStrategy(Strategy):
         return self._facts.tasks
 
     @property
-    def optimizers(self) -> tuple[str, ...]:  # type: ignore[override]
-        """Local optimisers under which its equations hold."""
-        return self._facts.optimizers
-
-    @property
     def takes_weight_decay(self) -> bool:  # type: ignore[override]
         """Whether its equations hold with weight decay."""
         return self._facts.takes_weight_decay
+
+    @property
+    def optimizers(self) -> tuple[str, ...]:  # type: ignore[override]
+        """Local optimisers under which its equations hold."""
+        return self._facts.optimizers
 
     def shortage(self, num_clients: int) -> str | None:
         """Return why a round of so few clients is not enough, if it is not."""

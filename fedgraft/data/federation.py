@@ -42,6 +42,13 @@ class Federation:
         """Return the number of clients, the empty ones included."""
         return len(self.client_names)
 
+    def pooled(self) -> Federation:
+        """Return one client, `everybody`, with the training parts of all clients, and their validation parts."""
+        train, validation = (
+            ragged(np.sort(part.indices), [len(part.indices)]) for part in (self.train, self.validation)
+        )
+        return Federation(self.samples, ("everybody",), train, validation, self.test, self.notes)
+
     def label_counts(self) -> NDArray[np.int64]:
         """Return how often each label stands at each client, train and validation, `(num_clients, num_classes)`.
 

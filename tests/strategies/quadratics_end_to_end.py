@@ -40,16 +40,20 @@ Part = tuple[float, float, float]
 
 
 def federation(
-    clients: Sequence[Quadratic], num_steps: int, train: dict[str, Any], validation_fraction: float = 0.0
+    clients: Sequence[Quadratic],
+    num_steps: int,
+    train: dict[str, Any],
+    validation_fraction: float = 0.0,
+    name: str = "fedavg",
 ) -> tuple[InlineGrid, Roster]:
     """Return the hosts of a federation of quadratics, and who they speak for."""
     parts = tuple((one.curvature, one.optimum, one.weight) for one in clients)
-    return _federation(parts, num_steps, json.dumps(train), validation_fraction)
+    return _federation(parts, num_steps, json.dumps(train), validation_fraction, name)
 
 
 @functools.cache
 def _federation(
-    clients: tuple[Part, ...], num_steps: int, train: str, validation_fraction: float
+    clients: tuple[Part, ...], num_steps: int, train: str, validation_fraction: float, name: str
 ) -> tuple[InlineGrid, Roster]:
     folder = Path(tempfile.mkdtemp())
     owners = np.repeat(np.arange(len(clients)), [int(weight) for _, _, weight in clients])
@@ -75,6 +79,7 @@ def _federation(
         "backbone": "identity",
         "head": {"name": "linear", "bias": False},
         "train": settings,
+        "strategy": name,
     }
     scenario = Scenario.model_validate_json(json.dumps(values))
     config = {"scenario": Submission(scenario.model_dump_json(), RunFacts(run_id=RUN_ID)).to_run_config()}
@@ -93,7 +98,8 @@ def course_end_to_end(
     train: dict[str, Any] | None = None,
 ) -> list[float]:
     """Return the parameter after each round, by way of the adapter, messages, the host and its engine."""
-    return _course(strategy, federation(clients, num_steps, train or {}), num_rounds, start)[0]
+    name = "centralised" if strategy.pools else "fedavg"  # all else is the same for every host
+    return _course(strategy, federation(clients, num_steps, train or {}, 0.0, name), num_rounds, start)[0]
 
 
 def own_heads_end_to_end(

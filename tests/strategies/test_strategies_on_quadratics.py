@@ -106,6 +106,9 @@ TABLE = (
     Row("qfedavg", fair(1), fair(10), {"q": 1.0}, num_rounds=400),
     # Heads of the clients' own beside these: `test_personal_heads_on_quadratics.py`.
     Row("local-only", 0.0, 0.0),
+    # The optimum of the pooled loss, after any number of steps; and the start.
+    Row("centralised", 1.0, 1.0),
+    Row("zero-shot", 0.0, 0.0),
     Row("fine-tune-after", 1.0, 0.4494),
     Row("ditto", 1.0, 0.4494, {"pull": 0.5}),
     # Of two values the median, and a mean from which nothing is cut, is the mean; so is a clipped mean of short ones,
