@@ -122,10 +122,12 @@ def train_dual(
     flat_coefficients = coefficients.flatten(0, 1)
     firsts = torch.arange(num_clients, device=device)[:, None, None] * size
     places = (index + firsts).transpose(0, 1).contiguous()
-    whole = steps.counts == width
+    flat_wanted = flat_targets.index_select(0, places.flatten()).view(*places.shape, *flat_targets.shape[1:])
+    has_step = steps.lengths[:, None] > np.arange(num_steps)
+    num_active = has_step.sum(0).tolist()
+    all_whole = (~has_step | (steps.counts == width)).all(0).tolist()
     weighted = isinstance(loss, SoftmaxLoss) and loss.class_weights is not None
-    for step in range(num_steps):
-        active = int((steps.lengths > step).sum())
+    for step, active in enumerate(num_active):
         batch, taken = index[:active, step], places[step, :active].flatten()
         rows = flat_gram.index_select(0, taken).view(active, width, size)
         outputs = flat_start.index_select(0, taken).view(active, width, num_outputs)
@@ -135,10 +137,10 @@ def train_dual(
             moved = drift.index_select(0, taken).view(active, width, num_outputs)
             outputs.addcmul_(moved, shift[:active, None, None])
         outputs += products(rows, coefficients[:active])
-        wanted = flat_targets.index_select(0, taken)
+        wanted = flat_wanted[step, :active].flatten(0, 1)
         losses, residuals = losses_and_gradients(outputs.flatten(0, 1), wanted, loss)
         losses, residuals = losses.view(active, width), residuals.view(active, width, num_outputs)
-        if weighted or not whole[:active, step].all():
+        if weighted or not all_whole[step]:
             count = counts[:active, step, None]
             real = torch.arange(width, device=device) < count
             share = batch_shares(real, count, wanted, loss, outputs.dtype)
@@ -154,7 +156,8 @@ def train_dual(
         if velocity is None:  # only the batch's rows move
             moves = residuals.mul_(-learning_rate).flatten(0, 1)
             flat_coefficients.index_put_((taken,), moves, accumulate=True)
-            shift[:active] -= learning_rate
+            if drift is not None:
+                shift[:active] -= learning_rate
             continue
         wide = batch[:, :, None].expand(-1, -1, num_outputs)
         if gradients is not None:
