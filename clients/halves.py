@@ -192,3 +192,13 @@ def build_half(half: HalfSettings) -> Adjust:
             f"expected {listed(sorted(kind.parameters)) or 'none'}"
         )
     return kind.build(half.parameters)
+
+
+def kind_of(half: HalfSettings) -> HalfKind:
+    """Return what a half is made of.
+
+    Raises:
+        WireError: this release has no such half, or its parameters are others.
+    """
+    build_half(half)
+    return HALVES[half.name]

@@ -145,7 +145,8 @@ def check_strategy(scenario: Scenario) -> None:
     ):
         if strategy is not None and scenario.head.name not in strategy.heads:
             kinds = " or ".join(strategy.heads)
-            text = f"came {scenario.head.name}, but {key} {strategy.name} makes a {kinds} head; set head: {kinds}"
+            a = "an" if kinds[0] in "aeiou" else "a"
+            text = f"came {scenario.head.name}, but {key} {strategy.name} makes {a} {kinds} head; set head: {kinds}"
             raise ScenarioError(scenario.name, [Fault("head", text)])
 
     if isinstance(scenario.strategy, FlowerStrategy):

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clients.engine.primal import Stacked
+from clients.members import Asked, Members
 from clients.personal.blended_ridge import SHARES, BlendedRidge, crossed_choice
 from clients.personal.evaluation import OwnEvaluation
 from clients.personal.heads import OwnHeads
 from clients.personal.layers import Layers, LayerTraining
 from clients.personal.training import HeadsOf, OwnTrained, train_own, train_own_one_by_one
 from clients.settings import Constant, TrainSettings
+from clients.state.versions import ClientStates
 from clients.training import LocalTask
 from fedgraft.closed_form import moment_shapes, predict, regression_targets
 from fedgraft.errors import WireError
@@ -22,9 +24,6 @@ from fedgraft.models.head_settings import AdapterHead
 from fedgraft.models.heads import as_tensors
 from fedgraft.models.loss_settings import SoftmaxLoss
 from fedgraft.wire.records import Arrays, expect
-
-if TYPE_CHECKING:
-    from clients.host import Host
 
 Evaluation = tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]
 """Metric sums over the clients' validation parts, and columns of each client's loss and score."""
@@ -34,15 +33,22 @@ class PersonalCohort:
     """The clients of one request.
 
     Args:
-        host: theirs.
-        features: of all samples.
-        received: the head that was received.
-        index: which clients, ascending positions among the host's.
+        members: all clients of the host.
+        asked: the head that was received, and which clients.
     """
 
-    def __init__(self, host: Host, features: NDArray[Any], received: Arrays, index: NDArray[np.int64]) -> None:
-        self._host, self._features, self._index = host, features, index
-        self.received = as_tensors(received)
+    def __init__(self, members: Members, asked: Asked) -> None:
+        self._members, self._features, self._index = members, asked.features, asked.index
+        self.received = as_tensors(asked.head)
+
+    def own_heads(self, states: ClientStates, layers: str) -> OwnHeads:
+        """Return the own heads that the clients' state keeps.
+
+        Args:
+            states: of a half whose clients have some.
+            layers: which layer is the client's own, as the half says.
+        """
+        return OwnHeads(states.tables["own"], states.tables["begun"], self.received, layers == "added")
 
     def evaluate(self, heads_of: HeadsOf) -> Evaluation:
         """Evaluate each client's own head on its validation part.
@@ -56,15 +62,15 @@ class PersonalCohort:
 
     def train(self, task: LocalTask, heads_of: HeadsOf, pull: float = 0.0) -> Iterator[OwnTrained]:
         """Train each client's own head, from what `heads_of` returns; yield those that trained at once."""
-        host = self._host
-        targets = host.targets_of(min(task.round_number, task.num_rounds))
+        members = self._members
+        targets = members.targets_of(min(task.round_number, task.num_rounds))
         if task.train.form == "loop":
-            samples = host.samples(self._index, self._features, targets)
+            samples = members.samples(self._index, self._features, targets)
             return train_own_one_by_one(
-                task, samples, self._index, host.keys, host.names, heads_of, self.received, pull
+                task, samples, self._index, members.keys, members.names, heads_of, self.received, pull
             )
-        engine = host.engine(self._features, targets)
-        return train_own(engine, task, self._index, host.names, heads_of, self.received, pull, host.threads)
+        engine = members.engine(self._features, targets)
+        return train_own(engine, task, self._index, members.names, heads_of, self.received, pull, members.threads)
 
     def train_layers(
         self, task: LocalTask, layers: Layers, own: OwnHeads | None, layer_epochs: int
@@ -74,15 +80,15 @@ class PersonalCohort:
         Raises:
             WireError: the head has no adapter, or the half needs another loss.
         """
-        host = self._host
-        if not isinstance(host.objective.head, AdapterHead):
-            came = host.objective.head.name
+        members = self._members
+        if not isinstance(members.objective.head, AdapterHead):
+            came = members.objective.head.name
             raise WireError(f"the client half shares an adapter, but the head is {came}; set head: adapter")
-        if layers == "added" and not isinstance(host.objective.loss, SoftmaxLoss):
+        if layers == "added" and not isinstance(members.objective.loss, SoftmaxLoss):
             raise WireError("the client half needs one class a sample and the softmax loss, whose classes it balances")
-        engine = host.engine(self._features, host.targets_of(task.round_number))
-        training = LayerTraining(engine, task, host.names, self.received, own, layer_epochs)
-        return training.run(layers, self._index, host.threads)
+        engine = members.engine(self._features, members.targets_of(task.round_number))
+        training = LayerTraining(engine, task, members.names, self.received, own, layer_epochs)
+        return training.run(layers, self._index, members.threads)
 
     def fine_tuned(self, task: LocalTask, epochs: int) -> Evaluation:
         """Have each client train a copy of the received head for some epochs, evaluate it, and forget it.
@@ -109,7 +115,7 @@ class PersonalCohort:
         Raises:
             WireError: the moments or parameters are not those of any samples.
         """
-        host, objective = self._host, self._host.objective
+        members, objective = self._members, self._members.objective
         shapes = moment_shapes(objective.num_outputs, self._features.shape[1])
         named = {f"moments.{name}": shape for name, shape in shapes.items()}
         expect(extra, named, "the request's moments of all clients", np.dtype(np.float64))
@@ -121,8 +127,8 @@ class PersonalCohort:
         except ValueError as error:
             raise WireError(f"the request's moments and penalty: {error}") from error
         evaluation = self._evaluation()
-        for turn, client in enumerate(host.clients[self._index]):
-            rows = host.workspace.federation.validation.of(int(client))
+        for turn, client in enumerate(members.clients[self._index]):
+            rows = members.workspace.federation.validation.of(int(client))
             if len(rows):
                 outputs = self._blended_outputs(ridge, int(client), rows)
                 scale = 1.0 if objective.task == "real" else parameters["temperature"]
@@ -131,16 +137,16 @@ class PersonalCohort:
 
     def _blended_outputs(self, ridge: BlendedRidge, client: int, rows: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return the outputs on a client's validation rows, each half by the head that the other half chooses."""
-        host, objective = self._host, self._host.objective
-        own, task, num_outputs = host.workspace.federation.train.of(client), objective.task, objective.num_outputs
-        targets = host.targets_of(1)
+        members, objective = self._members, self._members.objective
+        own, task, num_outputs = members.workspace.federation.train.of(client), objective.task, objective.num_outputs
+        targets = members.targets_of(1)
         features = self._features[own].astype(np.float64)
         heads = ridge.heads(
             features, regression_targets(targets[own], task, num_outputs), SHARES if len(own) else (0.0,)
         )
         judged = self._features[rows].astype(np.float64)
         outputs = np.stack([predict(head, judged) for head in heads])
-        wanted = regression_targets(host.workspace.federation.samples.targets[rows], task, num_outputs)
+        wanted = regression_targets(members.workspace.federation.samples.targets[rows], task, num_outputs)
         chosen = crossed_choice(np.square(outputs - wanted).sum(axis=2))
         found: NDArray[np.float64] = outputs[chosen, np.arange(len(rows))]
         return found
@@ -149,10 +155,12 @@ class PersonalCohort:
         return {name: value.repeat(len(clients), *[1] * value.dim()) for name, value in self.received.items()}
 
     def _evaluation(self) -> OwnEvaluation:
-        host = self._host
-        federation = host.workspace.federation
-        clients = host.clients[self._index]
-        return OwnEvaluation(self._features, federation.samples.targets, federation.validation, clients, host.objective)
+        members = self._members
+        federation = members.workspace.federation
+        clients = members.clients[self._index]
+        return OwnEvaluation(
+            self._features, federation.samples.targets, federation.validation, clients, members.objective
+        )
 
 
 def _changed(train: TrainSettings, epochs: int) -> TrainSettings:

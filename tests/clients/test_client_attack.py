@@ -36,9 +36,9 @@ def asked(site: Site, reply: str, **changes: Any) -> tuple[Any, dict[str, Any]]:
 
 
 def liars_of(site: Site) -> np.ndarray:
-    host = host_of(site.context)
-    assert host.attack is not None
-    return np.flatnonzero(host.attack.lies)
+    attack = host_of(site.context).members.attack
+    assert attack is not None
+    return np.flatnonzero(attack.lies)
 
 
 def check_attack(form: str, attack: dict[str, Any], expected: Any, tolerance: float = 1e-5) -> None:

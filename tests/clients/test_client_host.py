@@ -324,7 +324,7 @@ def test_another_backbone_is_refused() -> None:
 
 def test_a_stack_that_is_too_large_is_refused_before_training(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("clients.replies.LARGEST_STACK_BYTES", 108 * 2)
-    monkeypatch.setattr("clients.host.Engine", None)  # would fail before the first client
+    monkeypatch.setattr("clients.members.Engine", None)  # would fail before the first client
     groups = {"head": head_of(), "clients": naming(0, 1, 2)}
     assert "3 clients x 108 bytes = 324 bytes" in refusal(Site(), request(reply="stack"), groups)
 

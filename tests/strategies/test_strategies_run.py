@@ -147,6 +147,6 @@ def test_optimizer_under_which_the_equations_do_not_hold(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["fedper", "fedrep", "fedbabu", "fedrod"])
 def test_what_shares_an_adapter_needs_a_head_with_one(name: str, tmp_path: Path) -> None:
-    text = f"head: came linear, but strategy {name} makes a adapter head; set head: adapter"
+    text = f"head: came linear, but strategy {name} makes an adapter head; set head: adapter"
     with pytest.raises(ScenarioError, match=text):
         fedgraft.run(scenario({"name": name}, head={"name": "linear"}), out=tmp_path / "run")

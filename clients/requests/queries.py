@@ -1,0 +1,118 @@
+"""The answers to queries about training samples: sums, counts, mixtures, and heads in closed form."""
+
+from __future__ import annotations
+
+from clients.cross_validation import CrossValidation
+from clients.leave_out import HeadsWithout
+from clients.members import Groups, Members, joined
+from clients.mixtures import mixtures
+from clients.statistics import class_rows, statistics_sums
+from fedgraft.errors import WireError, listed
+from fedgraft.recipes import PARAMETERS, Recipe
+from fedgraft.threads import numpy_threads
+from fedgraft.wire.requests import (
+    ClassSumsReply,
+    ClassSumsRequest,
+    CrossValidateReply,
+    CrossValidateRequest,
+    LeaveOutReply,
+    LeaveOutRequest,
+    MixturesReply,
+    MixturesRequest,
+    StatisticsReply,
+    StatisticsRequest,
+)
+from fedgraft.wire.statistics import check_statistics_size
+
+
+class Queries:
+    """Answers queries for a host.
+
+    Args:
+        members: the host's clients.
+    """
+
+    def __init__(self, members: Members) -> None:
+        self._members = members
+
+    def statistics(self, request: StatisticsRequest, groups: Groups) -> tuple[StatisticsReply, Groups]:
+        """Return sums over the training samples of the clients that the request names."""
+        members = self._members
+        features, index = members.features(request.weights_digest), members.index(groups)
+        task, num_outputs = members.objective.task, members.objective.num_outputs
+        check_statistics_size(num_outputs, features.shape[1], request.second_moment, task)
+        rows, _ = joined(members.workspace.federation.train, members.clients[index])
+        with numpy_threads(members.threads):
+            sums = statistics_sums(features, members.targets_of(1), rows, task, num_outputs, request.second_moment)
+        body = StatisticsReply(shard=request.shard, num_clients=len(index), num_samples=len(rows))
+        return body, {"sums": sums}
+
+    def class_sums(self, request: ClassSumsRequest, groups: Groups) -> tuple[ClassSumsReply, Groups]:
+        """Return each named client's counts and summed features by class.
+
+        Raises:
+            WireError: the targets are not classes, or the sums would be too large.
+        """
+        members = self._members
+        features, index = members.features(request.weights_digest), members.index(groups)
+        self._check_classes("query.class_sums")
+        rows = members.training_rows(index)
+        found = class_rows(features, members.targets_of(1), rows)
+        body = ClassSumsReply(shard=request.shard, num_clients=len(index), num_samples=sum(map(len, rows)))
+        return body, {"rows": found}
+
+    def mixtures(self, request: MixturesRequest, groups: Groups) -> tuple[MixturesReply, Groups]:
+        """Fit Gaussian mixtures to each named client's features of each class.
+
+        Raises:
+            WireError: the targets are not classes, or the mixtures would be too large.
+        """
+        members = self._members
+        features, index = members.features(request.weights_digest), members.index(groups)
+        self._check_classes("query.mixtures")
+        rows, keys, targets = members.training_rows(index), members.keys[index], members.targets_of(1)
+        components, covariance, seed = request.components, request.covariance, members.part.seed
+        with numpy_threads(members.threads):
+            found = mixtures(features, targets, rows, keys, seed, components, covariance)
+        body = MixturesReply(shard=request.shard, num_clients=len(index), num_samples=sum(map(len, rows)))
+        return body, {"rows": found}
+
+    def cross_validate(self, request: CrossValidateRequest, groups: Groups) -> tuple[CrossValidateReply, Groups]:
+        """Predict each named client's training samples with heads that lack that client, and count."""
+        members = self._members
+        features, index = members.features(request.weights_digest), members.index(groups)
+        targets, rows = members.targets_of(1), members.training_rows(index)
+        task, num_outputs = members.objective.task, members.objective.num_outputs
+        with numpy_threads(members.threads):
+            validation = CrossValidation(
+                features, targets, task, num_outputs, groups.get("moments"), request.lambdas, request.bias
+            )
+            counts = validation.counts(rows)
+        body = CrossValidateReply(shard=request.shard, num_clients=len(index), num_samples=sum(map(len, rows)))
+        return body, {"counts": counts}
+
+    def leave_out(self, request: LeaveOutRequest, groups: Groups) -> tuple[LeaveOutReply, Groups]:
+        """Make the head without each named client in turn.
+
+        Raises:
+            WireError: the request's parameters or sums are not those of its form, or without a client nothing is left.
+        """
+        members = self._members
+        features, index = members.features(request.weights_digest), members.index(groups)
+        if sorted(request.parameters) != sorted(PARAMETERS[request.form]):
+            came, needs = listed(request.parameters) or "none", listed(PARAMETERS[request.form]) or "none"
+            raise WireError(f"the request's parameters for {request.form} are {came}; expected {needs}")
+        recipe = Recipe(request.form, request.parameters, request.temperature)
+        targets, rows = members.targets_of(1), members.training_rows(index)
+        task, num_outputs = members.objective.task, members.objective.num_outputs
+        with numpy_threads(members.threads):
+            without = HeadsWithout(features, targets, task, num_outputs, groups.get("pooled"), recipe)
+            heads = without.stack(rows, [members.names[position] for position in index])
+        body = LeaveOutReply(shard=request.shard, num_clients=len(index), num_samples=sum(map(len, rows)))
+        return body, {"heads": {**heads}}
+
+    def _check_classes(self, query: str) -> None:
+        """Refuse a query that needs one class a sample."""
+        task = self._members.objective.task
+        if task != "classes":
+            raise WireError(f"{query} needs one class a sample; the targets are {task!r}")
