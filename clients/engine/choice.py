@@ -51,9 +51,6 @@ SIDE_BY_SIDE = 8
 ENOUGH = 250
 """Clients that a group keeps at least when it is cut for that: the calls of a step cost as much as 60 clients do."""
 
-PAIR = 100
-"""Clients from which on two groups are made, so that a second thread has one."""
-
 FEW_RATIO = 2
 """Of the largest client's samples to the smallest's where few train at once."""
 
@@ -173,7 +170,9 @@ def groups(
             continue
         largest, form = int(bucket.sizes[0]), bucket.form
         room = at_once(bucket.form, largest, feature_dim, num_parameters, train)
-        count = max(-(-len(rows) // room), min(SIDE_BY_SIDE, len(rows) // ENOUGH), 2 if len(rows) >= PAIR else 1)
+        count = max(-(-len(rows) // room), min(SIDE_BY_SIDE, len(rows) // ENOUGH))
+        if count > SIDE_BY_SIDE:  # a whole number each for 2, 4 or 8 threads, so that none waits for the last group
+            count = min(-(-count // SIDE_BY_SIDE) * SIDE_BY_SIDE, len(rows))
         parts = np.array_split(rows, count)
         formed += [[(number, part)] for part in parts]
         count = len(parts[-1])
