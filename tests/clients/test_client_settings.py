@@ -59,5 +59,6 @@ def test_a_client_reads_its_part_of_a_scenario_and_no_more() -> None:
     assert part.server.rounds == 3
     assert part.train == scenario.train
     assert part.data == scenario.data
-    assert not hasattr(part, "strategy")
+    assert part.strategy is not None
+    assert set(type(part.strategy).model_fields) == {"name"}
     assert not hasattr(part, "name")

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from plain_loop import batches_of, order_of, train
 from torch import nn
 
-from clients.halves import build_half
+from clients.halves import HALVES, build_half
 from clients.settings import Adam, AdamW, Constant, Cosine, OptimizerSettings, Sgd, Step, TrainSettings
 from clients.training import LocalResult, LocalTask, batches, train_client, train_one_by_one
 from fedgraft.errors import TrainingError, WireError
@@ -288,7 +288,7 @@ def test_unknown_halves_and_parameters_are_refused() -> None:
     with pytest.raises(WireError) as caught:
         build_half(HalfSettings(name="proximl"))
     assert str(caught.value) == (
-        "the strategy asks for the client half 'proximl', this client has plain, proximal, control_variate; "
+        f"the strategy asks for the client half 'proximl', this client has {', '.join(HALVES)}; "
         "install the release that the server runs; did you mean 'proximal'?"
     )
     with pytest.raises(WireError, match=r"half 'proximal' came with parameters none, expected mu$"):

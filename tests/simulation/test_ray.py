@@ -72,8 +72,8 @@ def shared_ray() -> Iterator[None]:
     [
         ({"server.clients_per_round": 4}, 2),
         ({"strategy": {"name": "flower:FedAdam", "parameters": {"eta": 0.05}}}, 3),
-        ({"head": {"name": "mlp", "hidden": [8]}}, 1),
-        ({"strategy": "qfedavg", "init": "ncm"}, 2),
+        pytest.param({"head": {"name": "mlp", "hidden": [8]}}, 1, marks=pytest.mark.slow),
+        pytest.param({"strategy": "qfedavg", "init": "ncm"}, 2, marks=pytest.mark.slow),
         ({"strategy": "scaffold", "server.clients_per_round": 5}, 2),
         ({"strategy": {"name": "ridge", "relative_penalties": [1e-3, 1e-1, 10.0]}, "server.rounds": 1}, 2),
     ],
@@ -123,7 +123,7 @@ def kill_one_at_work(killed: list[int]) -> None:
 
 
 @pytest.mark.usefixtures("shared_ray")
-@pytest.mark.parametrize("strategy", ["fedavg", "scaffold"])
+@pytest.mark.parametrize("strategy", [pytest.param("fedavg", marks=pytest.mark.slow), "scaffold"])
 def test_a_host_killed_at_work_changes_no_bit(tmp_path: Path, strategy: str) -> None:
     """SCAFFOLD's control variates live in the host that dies."""
     changes = {**SLOW_ROUNDS, "strategy": strategy}

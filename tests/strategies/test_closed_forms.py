@@ -20,6 +20,8 @@ from strategies.registry import STRATEGIES
 from strategies.ridge import Ridge
 
 CLOSED = sorted(name for name, strategy in STRATEGIES.items() if strategy.most_rounds == 1)
+STARTS = [name for name in CLOSED if name != "personal-ridge"]
+"""Those that `init` takes; personal ridge is the global head of `ridge` beside heads that stay with clients."""
 TARGETS: dict[str, dict[str, Any]] = {
     task: {"data.source.task": task, "data.source.num_targets": 2, "data.partition": {"name": "iid", "clients": 9}}
     for task in ("classes", "labels", "real")
@@ -135,7 +137,7 @@ def test_one_round_is_enough(name: str, tmp_path: Path) -> None:
     assert central[-1] > 0.6 > central[0]
 
 
-@pytest.mark.parametrize("name", CLOSED)
+@pytest.mark.parametrize("name", STARTS)
 def test_training_goes_on_from_a_closed_form(name: str, tmp_path: Path) -> None:
     """The head before round 1 is the closed form's own, and resuming does not ask for it again."""
     alone = fedgraft.run(small(strategy=name), out=tmp_path / "alone")
