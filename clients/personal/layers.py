@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from clients.engine.cohort import AtOnce, Engine
 from clients.engine.primal import Stacked, train_primal
 from clients.personal.heads import OwnHeads
-from clients.personal.training import OwnTrained, Tensors
-from clients.training import LocalTask, diverged
+from clients.personal.training import OwnTrained, Tensors, own_trained
+from clients.training import LocalTask
 from fedgraft.models.heads import ADAPTER
 
 if TYPE_CHECKING:
@@ -140,21 +140,4 @@ class LayerTraining:
             frozen=frozen,
             offsets=offsets,
         )
-        heads = {name: value + result.update[name] for name, value in start.items()}
-        finite = np.logical_and.reduce([value.flatten(1).isfinite().all(1).cpu().numpy() for value in heads.values()])
-        if not finite.all():
-            place = int(np.argmin(finite))
-            raise diverged(task, self.names[int(some.clients[place])], int(steps.lengths[place]))
-        losses = result.loss_sums.cpu().numpy() / np.maximum(result.seen.cpu().numpy(), 1)
-        return OwnTrained(
-            some.clients,
-            some.turns,
-            table.sizes,
-            steps.lengths,
-            losses,
-            start,
-            heads,
-            table.features,
-            table.targets,
-            task.objective,
-        )
+        return own_trained(task, some, steps, self.names, start, result.update, result)

@@ -114,6 +114,50 @@ class OwnTrained:
         raise WireError("the strategy asks for updates of heads that stay with their clients; ask for scalars only")
 
 
+def own_trained(
+    task: LocalTask,
+    some: AtOnce,
+    steps: Steps,
+    names: Sequence[str],
+    start: Stacked,
+    update: Mapping[str, torch.Tensor],
+    result: DualResult | PrimalResult,
+) -> OwnTrained:
+    """Return the own heads of clients that trained at once.
+
+    Args:
+        task: the round's.
+        some: the clients.
+        steps: theirs.
+        names: the names of all of the host's clients, for errors.
+        start: the heads that they started from.
+        update: what training added to them.
+        result: its losses.
+
+    Raises:
+        TrainingError: a client's head is not finite.
+    """
+    heads = {name: value + update[name] for name, value in start.items()}
+    finite = np.logical_and.reduce([value.flatten(1).isfinite().all(1).cpu().numpy() for value in heads.values()])
+    if not finite.all():
+        place = int(np.argmin(finite))
+        raise diverged(task, names[int(some.clients[place])], int(steps.lengths[place]))
+    losses = result.loss_sums.cpu().numpy() / np.maximum(result.seen.cpu().numpy(), 1)
+    table = some.table
+    return OwnTrained(
+        some.clients,
+        some.turns,
+        table.sizes,
+        steps.lengths,
+        losses,
+        start,
+        heads,
+        table.features,
+        table.targets,
+        task.objective,
+    )
+
+
 def train_own(
     engine: Engine,
     task: LocalTask,
@@ -145,25 +189,7 @@ def train_own(
         steps, start = engine.steps(task, some), heads_of(some.clients)
         start = {name: value.to(engine.device) for name, value in start.items()}
         result, update = _trained(task, some, steps, start, received, pull)
-        heads = {name: value + update[name] for name, value in start.items()}
-        finite = np.logical_and.reduce([value.flatten(1).isfinite().all(1).cpu().numpy() for value in heads.values()])
-        if not finite.all():
-            place = int(np.argmin(finite))
-            raise diverged(task, names[int(some.clients[place])], int(steps.lengths[place]))
-        losses = result.loss_sums.cpu().numpy() / np.maximum(result.seen.cpu().numpy(), 1)
-        table = some.table
-        return OwnTrained(
-            some.clients,
-            some.turns,
-            table.sizes,
-            steps.lengths,
-            losses,
-            start,
-            heads,
-            table.features,
-            table.targets,
-            task.objective,
-        )
+        return own_trained(task, some, steps, names, start, update, result)
 
     return engine.at_once(train, task, index, threads)
 
