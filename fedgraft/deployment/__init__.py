@@ -1,0 +1,1 @@
+"""What a server and its sites share before a run: settings, kits, certificates."""
