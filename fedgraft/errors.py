@@ -31,14 +31,18 @@ class Fault:
         return f"{place}{key}{self.message}"
 
 
-class ScenarioError(FedGraftError):
-    """A scenario that can't be used; carries every fault of the file, not only the first."""
+class SettingsError(FedGraftError):
+    """A file of settings that can't be used; carries every fault of the file, not only the first."""
 
     def __init__(self, source: str, faults: Sequence[Fault]) -> None:
         self.source = source
         self.faults = tuple(faults)
         count = f"{len(self.faults)} fault{'s' if len(self.faults) != 1 else ''}"
         super().__init__("\n".join([f"{source}: {count}", *(f"  {fault}" for fault in self.faults)]))
+
+
+class ScenarioError(SettingsError):
+    """A scenario that can't be used."""
 
 
 class DataError(FedGraftError):

@@ -12,10 +12,10 @@ import sys
 from typing import Any
 
 from fedgraft.settings import Settings
+from fedgraft.settings_files.shape import Block, Shape
 from scenarios.generated import main
 from scenarios.loader import SHIPPED
 from scenarios.schema import Scenario
-from scenarios.shape import Block, Shape
 
 PATH = SHIPPED / "schema.json"
 EXTENDS = "Another scenario that this one changes: a path relative to this file, or the name of a shipped one."

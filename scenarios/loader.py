@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar, overload
 
-from pydantic import ValidationError
-
 from fedgraft.errors import Fault, ScenarioError, listed, nearest
 from fedgraft.settings import Settings
-from scenarios.faults import faults_of
-from scenarios.located import Located, Place, read_yaml
-from scenarios.merging import absolute_paths, complete, expand, merge, override
+from fedgraft.settings_files.forms import complete, expand
+from fedgraft.settings_files.load import FileKind, in_order, read_file, settled
+from fedgraft.settings_files.located import Located
+from fedgraft.settings_files.shape import Block, Shape
+from scenarios.merging import merge, override
 from scenarios.schema import Scenario
-from scenarios.shape import Block, Shape
 
 SHIPPED = Path(__file__).parent
 """The folder of the scenarios that come with the package."""
 
-LARGEST_FILE = 10_000_000
-"""Bytes; a longer file is no scenario."""
+SCENARIO = FileKind("scenario", "name and data", "name: my-run")
 
 _S = TypeVar("_S", bound=Settings)
 
@@ -55,29 +51,14 @@ def load_scenario(source: str | Path, overrides: Sequence[str] = (), *, model: t
     for text in overrides:
         tree, more = override(tree, text, shape)
         faults += more
-    scenario, more = _validate(tree, model)
-    already = {(fault.key, fault.line, fault.source) for fault in faults}  # a refused value, now null
-    faults += [fault for fault in more if (fault.key, fault.line, fault.source) not in already]
-    if scenario is not None and not faults:  # paths last, so that faults show them as the user wrote them
-        scenario, faults = _validate(absolute_paths(tree, shape), model)
-    if scenario is None or faults:
+    scenario, faults = settled(tree, model, faults)
+    if scenario is None:
         raise _error(shown_as, faults)
     return scenario
 
 
-def _validate(tree: Located, model: type[Settings]) -> tuple[Settings | None, list[Fault]]:
-    """Validate a tree as JSON would be: strictly, except that lists become tuples."""
-    try:
-        return model.model_validate_json(json.dumps(tree.plain())), []
-    except ValidationError as error:
-        return None, faults_of(error, tree, model)
-
-
 def _error(shown_as: str, faults: Sequence[Fault]) -> ScenarioError:
-    """Order the faults by place, the file's own first, and name a fault's source only where it is another."""
-    faults = sorted(dict.fromkeys(faults), key=lambda fault: (fault.source != shown_as, fault.source, fault.line or 0))
-    own = [replace(fault, source=None) if fault.source == shown_as else fault for fault in faults]
-    return ScenarioError(shown_as, own)
+    return ScenarioError(shown_as, in_order(shown_as, faults))
 
 
 def shipped() -> tuple[tuple[str, str], ...]:
@@ -122,7 +103,7 @@ def _read_with_bases(
     path: Path, shown_as: str, shape: Shape, above: tuple[Path, ...]
 ) -> tuple[Located | None, list[Fault]]:
     """Read a file and lay it on the file that it extends, if any; `above` are the files that extend it."""
-    layer, faults = _read_file(path, shown_as)
+    layer, faults = read_file(path, shown_as, SCENARIO)
     if layer is None or not isinstance(layer.value, dict):
         return None, faults
     extends = layer.value.pop("extends", None)
@@ -146,35 +127,3 @@ def _read_with_bases(
     if under is None:
         return None, [*faults, *more]
     return complete(merge(under, layer), shape), [*faults, *more]
-
-
-def _read_file(path: Path, shown_as: str) -> tuple[Located | None, list[Fault]]:
-    """Read one file as a located mapping; a fault if it is none."""
-
-    def fault(message: str, line: int | None = None) -> tuple[None, list[Fault]]:
-        return None, [Fault("", message, line, shown_as)]
-
-    if path.is_dir():
-        inside = sorted(entry.name for entry in path.glob("*.y*ml"))
-        return fault(f"a folder, not a file; name one scenario{f' in it: {listed(inside)}' if inside else ''}")
-    try:
-        with path.open("rb") as file:
-            data = file.read(LARGEST_FILE + 1)
-        if len(data) > LARGEST_FILE:
-            return fault(f"more than {LARGEST_FILE:,} bytes; a scenario has a few thousand")
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        return fault(f"not UTF-8 text (byte {error.start}); a scenario is a YAML file, saved as UTF-8")
-    except OSError as error:
-        return fault(f"can't be read: {error.strerror or error}")
-    if "\0" in text:
-        return fault("a binary file; a scenario is a YAML file, saved as UTF-8")
-    tree, found = read_yaml(text, Place(shown_as, None, path.absolute().parent))
-    faults = [Fault(entry.key, entry.message, entry.line, shown_as) for entry in found]
-    if tree is None and not faults:
-        return fault("the file is empty; a scenario has at least the keys name and data")
-    if tree is not None and not isinstance(tree.value, dict):
-        if tree.value is None and not faults:
-            return fault("the file is empty; a scenario has at least the keys name and data")
-        return fault("holds no keys; a scenario is a mapping such as `name: my-run`", tree.place.line)
-    return tree, faults

@@ -10,10 +10,10 @@ from typing import Any
 from pydantic import BaseModel
 
 from fedgraft.settings import Settings
+from fedgraft.settings_files.shape import Block, Key, Shape
 from scenarios.generated import main
 from scenarios.loader import shipped
 from scenarios.schema import Scenario
-from scenarios.shape import Block, Key, Shape
 from scenarios.writer import yaml_text
 
 PATH = Path(__file__).parent.parent / "docs" / "scenario-reference.md"

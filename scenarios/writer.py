@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 
 from fedgraft.settings import Settings
-from scenarios.located import CoreDumper
+from fedgraft.settings_files.located import CoreDumper
 
 HEADER = "# The resolved scenario: every default is filled in; loading it gives the same scenario.\n"
 

@@ -220,7 +220,7 @@ def test_a_folder_or_a_file_that_cannot_be_read(tmp_path: Path, monkeypatch: pyt
 
 
 def test_aliases_of_aliases_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("scenarios.located.LARGEST_TREE", 1000)
+    monkeypatch.setattr("fedgraft.settings_files.located.LARGEST_TREE", 1000)
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 9)]
     assert "the file holds more than 1,000 values (aliases counted)" in faults(tmp_path, "\n".join(lines))

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from small_model import Trip
 
 from fedgraft.errors import ScenarioError
+from fedgraft.settings_files.located import Place, read_yaml
+from fedgraft.settings_files.shape import Block, Shape
 from scenarios.loader import load_scenario
-from scenarios.located import Place, read_yaml
 from scenarios.merging import merge
-from scenarios.shape import Block, Shape
 from scenarios.writer import to_yaml, yaml_text
 
 TOP = Shape("", blocks=(Block(Trip),))

@@ -9,8 +9,8 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from fedgraft.errors import Fault, nearest
-from scenarios.located import KeyPath, Located, key_text, shown
-from scenarios.shape import Block, Shape
+from fedgraft.settings_files.located import KeyPath, Located, key_text, shown
+from fedgraft.settings_files.shape import Block, Shape
 
 _SAYS_ITSELF = ("value_error", "assertion_error")
 _MISFITS = (

@@ -1,0 +1,1 @@
+"""Files of settings: YAML with lines, models with shapes, faults with both."""
