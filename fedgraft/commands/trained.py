@@ -1,0 +1,105 @@
+"""Commands on a finished run: `predict`, `export`, `contribution`, `unlearn`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from fedgraft.commands.terminal import JsonOption, RunArgument, cell, err, escaped, out, shown, table
+
+
+def predict(
+    run_directory: RunArgument,
+    files: Annotated[list[Path], typer.Argument(help="Images, or folders of images.", metavar="FILES...")],
+    as_json: JsonOption = False,
+) -> None:
+    """Say which class a trained model sees in your own files, and how sure it is.
+
+    Example: [bold]fedgraft predict runs/quickstart-20260101-120000-ab12 photo.png[/]
+    """
+    from fedgraft import api
+    from fedgraft.display import RunDisplay
+    from fedgraft.progress import listening
+
+    api.quieten(verbose=False)
+    with RunDisplay(err, details=False) as display, listening(display.show):  # tells of files that are left out
+        predictions = api.load(run_directory).predict(files)
+    if as_json:
+        print(json.dumps([prediction.as_json() for prediction in predictions]))
+        return
+    table = Table(box=None, pad_edge=False)
+    for column in ("file", "prediction", "probability"):
+        table.add_column(column, overflow="fold", no_wrap=column != "file")
+    for prediction in predictions:
+        table.add_row(*(cell(value) for value in prediction.row()))
+    out.print(table)
+
+
+def export(
+    run_directory: RunArgument,
+    to: Annotated[Path, typer.Option("--to", metavar="FILE", help="FILE.onnx, FILE.safetensors or FILE.pt2.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Write a run's backbone and head together into one file that other software loads.
+
+    Example: [bold]fedgraft export runs/quickstart-20260101-120000-ab12 --to digits.onnx[/]
+    """
+    from fedgraft import api
+
+    api.quieten(verbose=False)
+    report = api.load(run_directory).export(to)
+    if as_json:
+        print(json.dumps(report.as_json()))
+    else:
+        out.print(report.text(), soft_wrap=True)
+
+
+def contribution(run_directory: RunArgument, as_json: JsonOption = False) -> None:
+    """Show what each client's samples changed: the score of all on the central test part, less that without it.
+
+    For runs of a closed form (ridge, ncm, lda, fedcof) with [bold]--set evaluation.contribution=true[/].
+    """
+    from fedgraft import api
+
+    found = api.load(run_directory).contributions()
+    rows = [
+        {"client": one.client, "num_train": one.num_train, f"{one.metric}_without": one.score_without, "effect": effect}
+        for one in sorted(found, key=lambda one: -(one.effect or 0.0))
+        for effect in (one.effect,)
+    ]
+    if as_json:
+        print(json.dumps(rows))
+        return
+    shown = [
+        {name: f"{value:+.4f}" if name == "effect" else f"{value:.4f}" if isinstance(value, float) else value
+         for name, value in row.items() if value is not None}
+        for row in rows
+    ]  # fmt: skip
+    out.print(table(shown))
+    if found[0].score is None:
+        out.print("[yellow]note:[/] the run had no central test part to score on; unlearn works all the same")
+    else:
+        out.print(f"{found[0].metric} with all clients: {found[0].score:.4f}")
+
+
+def unlearn(
+    run_directory: RunArgument,
+    client: Annotated[str, typer.Option("--client", metavar="NAME", help="The client to forget.")],
+    to: Annotated[Path, typer.Option("--out", metavar="DIR", help="The new run directory.")],
+) -> None:
+    """Write a run whose head is that of all other clients, as if one had never been there.
+
+    Example: [bold]fedgraft unlearn runs/ridge --client client-007 --out runs/ridge-without-007[/]
+    """
+    from fedgraft import api
+
+    done = api.load(run_directory).unlearn(client, to)
+    out.print(f"the head without {escaped(client)}: {shown(done.directory)}", soft_wrap=True)
+    out.print(
+        f"[yellow]note:[/] {shown(run_directory)} still holds heads that {escaped(client)} took part in; remove it",
+        soft_wrap=True,
+    )
