@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, MetricRecordValues
@@ -20,26 +19,19 @@ from numpy.typing import NDArray
 from fedgraft.closed_form import regression_moments
 from fedgraft.errors import TrainingError, WireError, listed
 from fedgraft.evaluation import Objective
-from fedgraft.metrics import Sums, add_sums, metric_shapes, over_clients, summarise
-from fedgraft.models.losses import Task
-from fedgraft.wire.records import Arrays, array_record, expect, pack
-from fedgraft.wire.requests import (
-    EvaluateReply,
-    EvaluateRequest,
-    HalfSettings,
-    StateSettings,
-    TrainReply,
-    TrainRequest,
-)
+from fedgraft.metrics import summarise
+from fedgraft.wire.records import Arrays, array_record
+from fedgraft.wire.requests import EvaluateReply, StateSettings, TrainReply
 from server.attendance import Attendance, Present
-from server.contribution import combine_leave_out, leave_out_rows
+from server.combining import Asked, combine_updates, stack_updates
+from server.contribution import leave_out_rows
 from server.exchange import StateLostError
-from server.mixtures import combine_mixtures
-from server.replies import in_order, unpacked_replies
+from server.head_messages import HeadMessages
+from server.replies import unpacked_replies
 from server.roster import Call, Roster
+from server.round_record import RoundRecord, recorded
 from server.settings import EvaluationSettings, ServerSettings
 from server.statistics import Questions
-from server.sums import combine_class_sums, combine_cross_validation, combine_statistics
 from strategies.base import (
     ClassSums,
     CrossValidate,
@@ -52,20 +44,6 @@ from strategies.base import (
     Strategy,
 )
 
-CLIENT_ARRAYS = (
-    "num_train",
-    "steps",
-    "train_loss",
-    "train_loss_before",
-    "train_loss_after",
-    "train_score",
-    "num_validation",
-    "validation_loss",
-    "validation_score",
-    "personal_loss",
-    "personal_score",
-)
-
 PHASES: Mapping[type[Exchange], str] = {
     Statistics: "statistics",
     ClassSums: "class_sums",
@@ -74,37 +52,6 @@ PHASES: Mapping[type[Exchange], str] = {
     LeaveOut: "leave_out",
 }
 """What seconds of an exchange are booked on; all others are training."""
-
-
-@dataclass
-class RoundRecord:
-    """What the replies of one exchange said beside the updates.
-
-    Attributes:
-        clients: positions in the roster, `(num,)`, ascending.
-        metrics: metric sums of the head that was sent, over the clients' validation parts.
-        personal: the same of the clients' own heads, where they have some.
-        train_loss: mean over the training samples of the clients' mean losses.
-        per_client: `(num,)` arrays of `CLIENT_ARRAYS`, as far as they were asked for.
-    """
-
-    clients: NDArray[np.int64]
-    metrics: Sums = field(default_factory=dict)
-    personal: Sums = field(default_factory=dict)
-    train_loss: float | None = None
-    per_client: dict[str, NDArray[Any]] = field(default_factory=dict)
-
-    def summarised(self, group: Literal["validation", "personal"], task: Task) -> dict[str, float]:
-        """Return the metrics of the head that was sent, or of the clients' own; empty where no sample was seen.
-
-        With each client's score at hand, also how these are spread over the clients.
-        """
-        sums = self.metrics if group == "validation" else self.personal
-        if not sums or not float(sums["count"]):
-            return {}
-        scores, counts = self.per_client.get(f"{group}_score"), self.per_client.get("num_validation")
-        spread = {} if scores is None or counts is None else over_clients(scores, counts, task)
-        return summarise(sums, task) | spread
 
 
 class PackedStrategy(FlwrStrategy):
@@ -224,11 +171,12 @@ class PackedStrategy(FlwrStrategy):
         if isinstance(request, LeaveOut):
             recipe = self.strategy.recipe(self.head, tuple(self._gathered))
             return self._questions.leave_out(self._calls, self._gathered[0].statistics, recipe, self.head)
-        # packed once and the same in every message, so that a grid can send it once
-        shared = {"head": arrays}
-        if request.arrays:
-            shared["extra"] = array_record(request.arrays)
-        return [self._train_message(server_round, request, call, shared) for call in self._calls]
+        states = [self._state_of(server_round, request, call) for call in self._calls]
+        evaluate = self.evaluates_after(server_round - 1)
+        return self._messages(server_round).train(self.strategy, request, arrays, self._calls, states, evaluate)
+
+    def _messages(self, round_number: int) -> HeadMessages:
+        return HeadMessages(self.run_id, self.weights_digest, round_number, self._asks_per_client)
 
     def _keeps_now(self, round_number: int) -> bool:
         """Whether the exchange in progress is the round's last that changes client state, before a checkpoint.
@@ -258,27 +206,6 @@ class PackedStrategy(FlwrStrategy):
         moments = regression_moments(self._gathered[-1].statistics, self.objective.task)
         mean = float(np.trace(moments["second_moment"])) / len(moments["second_moment"])
         return moments, tuple(factor * mean for factor in request.relative_penalties)
-
-    def _train_message(
-        self, round_number: int, request: Request, call: Call, shared: Mapping[str, ArrayRecord]
-    ) -> Message:
-        body = TrainRequest(
-            run_id=self.run_id,
-            weights_digest=self.weights_digest,
-            round_number=round_number,
-            shard=call.shard,
-            half=HalfSettings(name=request.half.name, parameters=dict(request.half.parameters)),
-            state=self._state_of(round_number, request, call),
-            reply=self.strategy.reply,
-            sums=request.sums,
-            scalars=request.scalars,
-            loss_power=request.loss_power,
-            evaluate=self.evaluates_after(round_number - 1),
-            per_client=self._asks_per_client or self.strategy.reply == "stack",
-        )
-        record = pack(body, {"clients": {"index": call.index}})
-        record.update(shared)
-        return Message(record, dst_node_id=call.node, message_type="train", group_id=str(round_number))
 
     @property
     def _asks_per_client(self) -> bool:
@@ -344,116 +271,26 @@ class PackedStrategy(FlwrStrategy):
             raise WireError(f"round {round_number}: a host says that it lacks client state, which it was not asked for")
         if lacking:
             raise self._state_lost(round_number, lacking)
-        shapes = {name: tuple(value.shape) for name, value in self.head.items()}
-        stacked = self.strategy.reply == "stack"
-        sums: dict[str, list[Arrays]] = {name: [] for name in request.sums}
-        scalars = dict.fromkeys(request.scalars, 0.0)
-        stacks, weights, groups_of_calls = [], [], []
-        for call, (body, groups) in zip(self._calls, unpacked, strict=True):
-            what = f"reply to train, shard {call.shard}"
-            groups_of_calls.append(groups)
-            self._note_busy(call, body.seconds)
-            if stacked:
-                expect(groups.get("stack"), {n: (len(call.clients), *s) for n, s in shapes.items()}, what)
-                expect(groups.get("weights"), {"weight": (len(call.clients),)}, what)
-                if "train_loss" not in groups.get("clients", {}):
-                    raise WireError(f"{what} lacks clients.train_loss")
-                stacks.append(groups["stack"])
-                weights.append(groups["weights"]["weight"])
-                continue
-            if set(body.scalars) != set(scalars):
-                raise WireError(f"{what} carries scalars {sorted(body.scalars)}, expected {sorted(scalars)}")
-            for name, value in body.scalars.items():
-                scalars[name] += value
-            for name, parts in sums.items():
-                expect(groups.get(name), shapes, f"{what}: {name}")
-                parts.append(groups[name])
-        clients = np.concatenate([call.clients for call in self._calls])
-        order = np.argsort(clients)
-        gathered = Replies(
-            sums={name: add_sums(list(parts)) for name, parts in sums.items()} if not stacked else {},
-            scalars=scalars if not stacked else {"weight": float(sum(weight.sum() for weight in weights))},
-            num_clients=len(clients),
-            stack={n: np.concatenate([stack[n] for stack in stacks])[order] for n in shapes} if stacked else {},
-            weights=np.concatenate(weights)[order] if stacked else np.zeros(0),
-            train_losses=self._column(groups_of_calls, "train_loss", order) if stacked else np.zeros(0),
-            federation_clients=len(self.roster.names),
-            federation_weight=float(self.roster.num_train.sum()),
-        )
-        return gathered, self._recorded(groups_of_calls, clients, order)
+        self._note_busy([body.seconds for body, _ in unpacked])
+        if self.strategy.reply == "stack":
+            gathered = stack_updates(self._calls, unpacked, self.head, self.roster)
+        else:
+            gathered = combine_updates(request, self._calls, unpacked, self.head, self.roster)
+        return gathered, recorded(self._calls, [groups for _, groups in unpacked], self.objective)
 
     def _state_lost(self, round_number: int, lacking: Sequence[Call]) -> StateLostError:
         shards = listed(str(call.shard) for call in lacking)
         return StateLostError(f"round {round_number}: the hosts of shards {shards} lack their clients' state")
 
     def _combine_sums(self, request: Exchange, replies: Sequence[Message]) -> Replies:
-        """Check the replies to a question about sums and add them, in shard order, in float64."""
-        ordered = in_order(self._calls, replies)
-        roster, task = self.roster, self.objective.task
-        num_clients = sum(len(call.clients) for call in self._calls)
-        num_samples = int(sum(roster.num_train[call.clients].sum() for call in self._calls))
-        facts: dict[str, Any] = {"num_clients": num_clients, "num_samples": num_samples, "task": task}
-        if isinstance(request, Statistics):
-            dim = self._questions.feature_dim
-            facts["statistics"] = combine_statistics(self._calls, ordered, roster, dim, request.second_moment)
-        elif isinstance(request, ClassSums):
-            facts["statistics"] = combine_class_sums(self._calls, ordered, roster, self._questions.feature_dim)
-        elif isinstance(request, Mixtures):
-            dim, asked = self._questions.feature_dim, (request.components, request.covariance)
-            facts["statistics"] = combine_mixtures(self._calls, ordered, roster, dim, *asked)
-        elif isinstance(request, LeaveOut):
-            facts["stack"] = combine_leave_out(self._calls, ordered, roster, self.head)
-        elif isinstance(request, CrossValidate):
-            lambdas = self._penalties(request)[1]
-            tried = combine_cross_validation(self._calls, ordered, roster, lambdas)
-            facts |= {"penalties": np.array(tried.lambdas), "scores": tried.scores, "num_samples": tried.num_samples}
-        return Replies(sums={}, scalars={}, **facts)
+        """Check the replies to a question about sums and add them."""
+        asked = Asked(self._calls, self.roster, self._questions.feature_dim, self.objective.task, self.head)
+        lambdas = self._penalties(request)[1] if isinstance(request, CrossValidate) else ()
+        return asked.combined(request, replies, lambdas)
 
-    def _note_busy(self, call: Call, seconds: float) -> None:
-        self.busy_seconds[call.node] = self.busy_seconds.get(call.node, 0.0) + seconds
-
-    def _column(
-        self, groups_of_calls: Sequence[Mapping[str, Arrays]], name: str, order: NDArray[np.int64]
-    ) -> NDArray[Any]:
-        return np.concatenate([groups["clients"][name] for groups in groups_of_calls])[order]
-
-    def _recorded(
-        self,
-        groups_of_calls: Sequence[Mapping[str, Arrays]],
-        clients: NDArray[np.int64],
-        order: NDArray[np.int64],
-    ) -> RoundRecord:
-        """Return what the replies said beside the updates, in the order of the roster."""
-        record = RoundRecord(clients[order])
-        shapes = metric_shapes(self.objective.task, self.objective.num_outputs)
-        metrics: list[Arrays] = []
-        personal: list[Arrays] = []
-        count = loss = 0.0
-        for call, groups in zip(self._calls, groups_of_calls, strict=True):
-            sums = dict(groups.get("metrics", {}))
-            trained: Arrays = {name: sums.pop(name) for name in ("train_loss", "train_count") if name in sums}
-            if trained:
-                expect(trained, {"train_loss": (), "train_count": ()}, f"metrics of shard {call.shard}")
-                loss, count = loss + float(trained["train_loss"]), count + float(trained["train_count"])
-            if sums:
-                expect(sums, shapes, f"metrics of shard {call.shard}")
-                metrics.append(sums)
-            if "personal" in groups:
-                expect(groups["personal"], shapes, f"metrics of own heads of shard {call.shard}")
-                personal.append(groups["personal"])
-        for kind, parts in (("validation metrics", metrics), ("metrics of own heads", personal)):
-            if parts and len(parts) < len(self._calls):
-                raise WireError(f"only {len(parts)} of {len(self._calls)} replies carry {kind}")
-        record.metrics = add_sums(list(metrics)) if metrics else {}
-        record.personal = add_sums(list(personal)) if personal else {}
-        record.train_loss = loss / count if count else None
-        if all("clients" in groups for groups in groups_of_calls):
-            record.per_client = {
-                name: self._column(groups_of_calls, name, order)
-                for name in CLIENT_ARRAYS
-                if all(name in groups["clients"] for groups in groups_of_calls)
-            }
-        return record
+    def _note_busy(self, seconds: Sequence[float]) -> None:
+        for call, spent in zip(self._calls, seconds, strict=True):
+            self.busy_seconds[call.node] = self.busy_seconds.get(call.node, 0.0) + spent
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -466,25 +303,8 @@ class PackedStrategy(FlwrStrategy):
             return []
         self._calls = self.roster.calls(np.arange(len(self.roster.names)))
         own = self.strategy.personal(self.state or {})
-        personal = None if own is None else HalfSettings(name=own.half.name, parameters=dict(own.half.parameters))
-        extra = array_record(own.arrays) if own is not None and own.arrays else None
-        messages = []
-        for call in self._calls:
-            body = EvaluateRequest(
-                run_id=self.run_id,
-                weights_digest=self.weights_digest,
-                round_number=server_round,
-                shard=call.shard,
-                per_client=self._asks_per_client,
-                personal=personal,
-                state_version=int(self.versions[self.roster.of(call)].max()),
-            )
-            record = pack(body, {"clients": {"index": call.index}})
-            record["head"] = arrays
-            if extra is not None:
-                record["extra"] = extra
-            messages.append(Message(record, dst_node_id=call.node, message_type="evaluate", group_id=str(server_round)))
-        return messages
+        versions = [int(self.versions[self.roster.of(call)].max()) for call in self._calls]
+        return self._messages(server_round).evaluate(own, arrays, self._calls, versions)
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Return the metrics over all clients' validation parts; None without replies."""
@@ -495,11 +315,8 @@ class PackedStrategy(FlwrStrategy):
         lacking = [call for call, (body, _) in zip(self._calls, unpacked, strict=True) if not body.has_state]
         if lacking:
             raise self._state_lost(server_round, lacking)
-        groups_of_calls = [groups for _, groups in unpacked]
-        for call, (body, _) in zip(self._calls, unpacked, strict=True):
-            self._note_busy(call, body.seconds)
-        clients = np.concatenate([call.clients for call in self._calls])
-        self.record = self._recorded(groups_of_calls, clients, np.argsort(clients))
+        self._note_busy([body.seconds for body, _ in unpacked])
+        self.record = recorded(self._calls, [groups for _, groups in unpacked], self.objective)
         return MetricRecord(dict(summarise(self.record.metrics, self.objective.task)))
 
     def summary(self) -> None:

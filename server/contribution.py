@@ -25,7 +25,7 @@ from server.sums import check_body, check_type
 from strategies.base import Replies, Strategy
 
 if TYPE_CHECKING:
-    from server.rounds import Course
+    from server.course import Course
 
 
 def combine_leave_out(

@@ -14,11 +14,11 @@ from fedgraft.progress import report
 from fedgraft.tensor_files import save_tensors
 from fedgraft.wire.protocol import SCHEMA
 from fedgraft.workspace import open_workspace
-from server.adapter import RoundRecord
 from server.balance import balance, measured_line
+from server.round_record import RoundRecord
 
 if TYPE_CHECKING:
-    from server.rounds import Course
+    from server.course import Course
 
 
 def write_results(course: Course) -> None:

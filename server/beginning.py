@@ -1,0 +1,140 @@
+"""How a run begins, or goes on from a checkpoint: its directory, the roll call, the backbone, the first head."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from pathlib import Path
+
+from flwr.serverapp import Grid
+
+from fedgraft.errors import Fault, ScenarioError, listed
+from fedgraft.evaluation import Objective
+from fedgraft.models.heads import initial_head
+from fedgraft.models.losses import resolve_loss
+from fedgraft.models.registry import describe
+from fedgraft.progress import report
+from fedgraft.submission import Submission
+from fedgraft.workspace import open_workspace
+from server.adapter import PackedStrategy
+from server.attendance import Attendance
+from server.backbone import distribute
+from server.balance import predicted_line
+from server.checkpoint import Checkpoint, Counters, last_checkpoint
+from server.course import Course
+from server.evaluation import CentralTest
+from server.flower_strategy import UnpackedStrategy
+from server.roster import Roster, call_the_roll
+from server.run_directory import RunDirectory, new_directory
+from server.settings import ServerPart
+from strategies.base import Strategy
+from strategies.flower import FlowerStrategy
+
+
+def open_directory(submission: Submission, part: ServerPart) -> tuple[RunDirectory, Checkpoint | None]:
+    """Return the run's directory and, when resuming, its last checkpoint."""
+    run = submission.run
+    path = Path(run.directory) if run.directory else new_directory(Path("runs").absolute(), part.name)
+    directory = RunDirectory(path)
+    if run.resume:
+        directory.facts()
+        checkpoint = last_checkpoint(path / "checkpoints")
+        if checkpoint is not None:
+            directory.truncate(checkpoint.sizes)
+            return directory, checkpoint
+        report("note", text="no checkpoint can be used; the run begins anew")
+        directory.restart()
+        return directory, None
+    directory.create(submission)
+    return directory, None
+
+
+def begin(
+    grid: Grid, submission: Submission, part: ServerPart, directory: RunDirectory, checkpoint: Checkpoint | None
+) -> Course:
+    """Call the roll, distribute the backbone and set the head."""
+    run_id = submission.run.run_id or str(uuid.uuid4())
+    counters = checkpoint.counters if checkpoint else Counters(seconds=dict(submission.run.prepared_seconds))
+    timeout = part.server.timeout_seconds
+    started = time.perf_counter()
+    import torch  # noqa: F401 - some seconds, which would else be booked on the first evaluation
+
+    counters.spend("libraries", time.perf_counter() - started)
+    report("phase", name="hosts")
+    roster = call_the_roll(grid, run_id, submission.run.num_hosts, part.shards, counters, timeout)
+    _check_clients(part, roster)
+    _tell(part, roster)
+    info = describe(part.backbone)
+    num_sent = distribute(grid, roster, part.backbone, info, run_id, counters, timeout)
+    if num_sent:
+        report("note", text=f"backbone weights sent to {num_sent} host{'s' if num_sent > 1 else ''}")
+    feature_dim = info.feature_dim or next(iter(roster.descriptions.values())).feature_dim
+    part.check_task(roster.task)
+    loss = resolve_loss(part.loss, roster.task, roster.label_names)
+    objective = Objective(part.head, loss, roster.task, len(roster.label_names))
+    adapter = PackedStrategy(
+        _strategy(part.strategy),
+        roster,
+        part.server,
+        part.evaluation,
+        objective,
+        run_id,
+        part.seed,
+        info.weights_digest,
+        feature_dim,
+        Attendance(part.availability, part.seed, roster.names, roster.num_train),
+    )
+    threads = submission.run.threads
+    central = _central(part, objective, counters, threads)
+    if checkpoint:
+        adapter.go_back(checkpoint.state, checkpoint.versions)
+        report("note", text=f"resumed after round {checkpoint.round_number}")
+        number = checkpoint.round_number
+        return Course(part, directory, grid, roster, adapter, central, counters, checkpoint.head, threads, number)
+    head = initial_head(part.head, feature_dim, objective.num_outputs, part.seed)
+    adapter.state = dict(adapter.strategy.init(head))
+    return Course(part, directory, grid, roster, adapter, central, counters, head, threads)
+
+
+def _strategy(strategy: Strategy) -> Strategy:
+    return UnpackedStrategy.of(strategy) if isinstance(strategy, FlowerStrategy) else strategy
+
+
+def _check_clients(part: ServerPart, roster: Roster) -> None:
+    """Refuse a round, or a strategy, that needs more clients than there can be.
+
+    Raises:
+        ScenarioError: the settings or the strategy say so.
+    """
+    if not part.strategy.pools:
+        part.server.check_cohort(len(roster.names), part.name)
+    cohort = part.server.cohort_size(len(roster.names))
+    shortage = part.strategy.shortage(min(cohort, int((roster.num_train > 0).sum())))
+    if shortage:
+        raise ScenarioError(part.name, [Fault("strategy", shortage)])
+
+
+def _tell(part: ServerPart, roster: Roster) -> None:
+    """Say who lies, and how evenly the hosts' work is shared."""
+    if part.attack is not None:
+        liars = roster.attackers(part.attack, part.seed)
+        report(
+            "note",
+            text=f"{part.attack.name} from round {part.attack.from_round} by {len(liars)} clients: {listed(liars)}",
+        )
+    line = predicted_line(roster, part.shards)
+    if line is not None:
+        report("explain", text=line)
+
+
+def _central(part: ServerPart, objective: Objective, counters: Counters, threads: int) -> CentralTest | None:
+    """Return the central test part, or None where there is none or it is not wanted."""
+    if not part.evaluation.central:
+        return None
+    started = time.perf_counter()
+    workspace = open_workspace(part.data, part.seed, part.backbone, part.features)
+    central = CentralTest(workspace, objective, threads)
+    if central.num_samples:
+        _ = workspace.features
+    counters.spend("features", time.perf_counter() - started)
+    return central if central.num_samples else None

@@ -1,0 +1,81 @@
+"""A run in progress, and its checkpoints: to save one, and to go back to one."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+from flwr.serverapp import Grid
+
+from fedgraft.metrics import Sums
+from fedgraft.progress import report
+from fedgraft.wire.records import Arrays
+from server.adapter import PackedStrategy
+from server.checkpoint import Checkpoint, Counters, last_checkpoint, save_checkpoint
+from server.evaluation import CentralTest
+from server.exchange import StateLostError
+from server.roster import Roster
+from server.run_directory import RunDirectory
+from server.settings import ServerPart
+
+MOST_GOINGS_BACK = 3
+"""How often a run goes back to a checkpoint without coming further than it ever was."""
+
+
+@dataclass
+class Course:
+    """A run in progress."""
+
+    part: ServerPart
+    directory: RunDirectory
+    grid: Grid
+    roster: Roster
+    adapter: PackedStrategy
+    central: CentralTest | None
+    counters: Counters
+    head: Arrays
+    threads: int
+    round_number: int = 0
+    furthest: int = 0
+    goings_back: int = 0
+    central_sums: Sums | None = None
+
+
+def save(course: Course) -> None:
+    """Write a checkpoint; the hosts have written the client state that it names."""
+    started = time.perf_counter()
+    if course.round_number > course.furthest:
+        course.furthest, course.goings_back = course.round_number, 0
+    adapter = course.adapter
+    checkpoint = Checkpoint(
+        course.round_number,
+        course.head,
+        adapter.state or {},
+        course.counters,
+        course.directory.sizes(),
+        adapter.versions if adapter.versions.any() else np.zeros(0, dtype=np.int64),
+    )
+    save_checkpoint(course.directory.path / "checkpoints", checkpoint)
+    course.counters.spend("checkpoint", time.perf_counter() - started)
+
+
+def go_back(course: Course, lost: StateLostError) -> None:
+    """Go on from the last checkpoint, whose client state lies in files; from the one before if it is lost too.
+
+    Raises:
+        StateLostError: `MOST_GOINGS_BACK` times this did not bring the run further, or no checkpoint is left.
+    """
+    course.goings_back += 1
+    again = course.goings_back > 1
+    before = course.round_number if again else None
+    checkpoint = last_checkpoint(course.directory.path / "checkpoints", before)
+    if checkpoint is None or course.goings_back > MOST_GOINGS_BACK:
+        raise StateLostError(
+            f"{lost}, and going back to a checkpoint did not help {course.goings_back - 1} times; look whether hosts "
+            f"are killed for want of memory and whether client-state/ of the run is damaged, or start a new run"
+        ) from lost
+    course.directory.truncate(checkpoint.sizes)
+    course.head, course.round_number, course.central_sums = checkpoint.head, checkpoint.round_number, None
+    course.adapter.go_back(checkpoint.state, checkpoint.versions)
+    report("note", text=f"{lost}; the run goes back to the end of round {checkpoint.round_number}")
