@@ -54,6 +54,14 @@ def dynamic(parameters: Mapping[str, float]) -> Adjust:
     return proximal(parameters)
 
 
+def sharpness(parameters: Mapping[str, float]) -> Adjust:
+    """Return the half of FedSAM (Qu et al., ICML 2022, arXiv:2206.02618, algorithm 1): nothing is added.
+
+    A step takes its gradient at `w + rho g / |g|`, where `g` is that at `w` of the same batch; see `LocalTask.ascent`.
+    """
+    return plain(parameters)
+
+
 class ControlVariate:
     """One client's half of SCAFFOLD (Karimireddy et al., ICML 2020, arXiv:1910.06378): adds `c - c_k`.
 
@@ -169,6 +177,7 @@ HALVES: dict[str, HalfKind] = {
     "added_layer": HalfKind(plain, state=OWN_LAYER, shares=False, layers="added", personal="own"),
     "blended_ridge": HalfKind(plain, frozenset({"penalty", "temperature"}), personal="blended"),
     "fine_tune": HalfKind(plain, frozenset({"epochs"}), personal="fine_tuned"),
+    "sharpness": HalfKind(sharpness, frozenset({"rho"})),
     "dynamic": HalfKind(dynamic, frozenset({"mu"}), state={"control": "span"}),
 }
 """Every half by its name."""

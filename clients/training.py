@@ -1,7 +1,8 @@
 """The plain loop: one client's head trained as any PyTorch tutorial would, the readable reference for all others.
 
 A local step is: mean loss over the batch; its gradient, clipped; then what the client half adds (a control
-variate, a proximal term); then weight decay and the optimiser's rule, as `torch.optim` does them.
+variate, a proximal term); then weight decay and the optimiser's rule, as `torch.optim` does them. A half that climbs
+takes the gradient at `w + rho g / |g|` in place of that at `w`, of which `g` is the gradient; all else is done at `w`.
 """
 
 from __future__ import annotations
@@ -25,16 +26,29 @@ from fedgraft.randomness import key, orders
 if TYPE_CHECKING:
     import torch
 
+ASCENT_EPSILON = 1e-12
+"""Added to the norm of a gradient that is climbed, so that at an optimum nothing is."""
+
 
 @dataclass(frozen=True)
 class LocalTask:
-    """What is the same for every client of a round."""
+    """What is the same for every client of a round.
+
+    Attributes:
+        objective: head, loss and task.
+        train: the settings of local training.
+        seed: the scenario's.
+        round_number: the round.
+        num_rounds: of the whole run.
+        ascent: rho, how far a step climbs before it takes its gradient; 0: it takes it where it stands.
+    """
 
     objective: Objective
     train: TrainSettings
     seed: int
     round_number: int
     num_rounds: int
+    ascent: float = 0.0
 
     @property
     def learning_rate(self) -> float:
@@ -132,12 +146,14 @@ def train_client(
     num_steps, num_seen, total_loss = 0, 0, 0.0
     for batch in batches(task, client_key, len(features)):
         rows = torch.from_numpy(batch)
-        losses = sample_losses(
-            forward(task.objective.head, parameters, features[rows]), targets[rows], task.objective.loss
-        )
+        inputs, wanted = features[rows], targets[rows]
         optimizer.zero_grad()
-        mean = mean_loss(losses, targets[rows], task.objective.loss)
-        mean.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        mean = _backward(task.objective, parameters, inputs, wanted)
+        if task.ascent:
+            above = ascended(parameters, task.ascent)
+            _backward(task.objective, above, inputs, wanted)
+            for name, value in above.items():
+                parameters[name].grad = value.grad
         if task.train.clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(list(parameters.values()), task.train.clip_norm)
         adjust(parameters, start)
@@ -147,6 +163,25 @@ def train_client(
         total_loss += len(batch) * float(mean.detach())
     trained = {name: value.detach() for name, value in parameters.items()}
     return LocalResult(trained, num_steps, total_loss / num_seen if num_seen else 0.0)
+
+
+def _backward(
+    objective: Objective, parameters: Mapping[str, torch.Tensor], features: torch.Tensor, targets: torch.Tensor
+) -> torch.Tensor:
+    """Return a batch's mean loss; its gradient stands at the parameters then."""
+    losses = sample_losses(forward(objective.head, parameters, features), targets, objective.loss)
+    mean = mean_loss(losses, targets, objective.loss)
+    mean.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    return mean
+
+
+def ascended(parameters: Mapping[str, torch.Tensor], ascent: float) -> dict[str, torch.Tensor]:
+    """Return new parameters, `ascent` up the gradient that stands at these, over all of them together."""
+    gradients = {name: value.grad for name, value in parameters.items() if value.grad is not None}
+    norm = sum(float(gradient.square().sum()) for gradient in gradients.values()) ** 0.5
+    climb = ascent / (norm + ASCENT_EPSILON)
+    above = {name: parameters[name].detach() + climb * gradient for name, gradient in gradients.items()}
+    return {name: above.get(name, value.detach()).requires_grad_() for name, value in parameters.items()}
 
 
 def diverged(task: LocalTask, client_name: str, num_steps: int) -> TrainingError:

@@ -27,6 +27,7 @@ from strategies.fedpft import FedPFT
 from strategies.fedprox import FedProx
 from strategies.fedrep import FedRep
 from strategies.fedrod import FedRod
+from strategies.fedsam import FedSAM
 from strategies.fedyogi import FedYogi
 from strategies.fine_tune_after import FineTuneAfter
 from strategies.flower import FlowerStrategy
@@ -65,6 +66,7 @@ StrategySettings = Annotated[
     | Annotated[FedAdam, Tag("fedadam")]
     | Annotated[FedYogi, Tag("fedyogi")]
     | Annotated[FedProx, Tag("fedprox")]
+    | Annotated[FedSAM, Tag("fedsam")]
     | Annotated[Scaffold, Tag("scaffold")]
     | Annotated[FedDyn, Tag("feddyn")]
     | Annotated[FedNova, Tag("fednova")]

@@ -362,6 +362,7 @@ class Engine:
                 train.clip_norm,
                 mu,
                 dual_control,
+                ascent=task.ascent,
             )
         else:
             own = None if control is None else control.own.heads(clients)
@@ -376,6 +377,7 @@ class Engine:
                 train.clip_norm,
                 mu,
                 None if control is None or own is None else PrimalControl(control.shared, _tensors(own, head)),
+                ascent=task.ascent,
             )
         self._check_finite(task, clients, result, steps.lengths)
         seen = result.seen.cpu().numpy()

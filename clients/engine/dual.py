@@ -12,7 +12,8 @@ once. A proximal term towards another head `W1` than the start moves `t` too, wi
 
 The client's next control variate is the mean of its clipped gradients, which lie in the span: `n C` numbers.
 
-Clipping needs the gradient's norm, which is `trace(R^T K_bb R)` for the batch's residuals `R`.
+Clipping needs the gradient's norm, whose square is `trace(R^T K_bb R)` for the batch's residuals `R`. A step that
+climbs before it takes its gradient stays in the span too: up there the batch's outputs are more by `rho K_bb R / |g|`.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import numpy as np
 
 from clients.engine.batches import Steps
 from clients.settings import Sgd
+from clients.training import ASCENT_EPSILON
 from fedgraft.devices import numpy_is_faster
 from fedgraft.models.loss_settings import LossSettings, SigmoidLoss, SoftmaxLoss
 from fedgraft.models.losses import class_weights, sample_losses, sample_weights
@@ -85,6 +87,7 @@ def train_dual(
     mu: float = 0.0,
     control: DualControl | None = None,
     centre: torch.Tensor | None = None,
+    ascent: float = 0.0,
 ) -> DualResult:
     """Train the linear heads of a bucket of clients.
 
@@ -100,6 +103,7 @@ def train_dual(
         mu: weight of the proximal term `mu / 2 |W - W0|^2`.
         control: control variates; not together with a centre.
         centre: `(num_clients, n, C)` outputs of the head `W1` that the proximal term pulls to in place of `W0`.
+        ascent: how far a step climbs before it takes its gradient, see `LocalTask`.
     """
     import torch
 
@@ -140,19 +144,22 @@ def train_dual(
         wanted = flat_wanted[step, :active].flatten(0, 1)
         losses, residuals = losses_and_gradients(outputs.flatten(0, 1), wanted, loss)
         losses, residuals = losses.view(active, width), residuals.view(active, width, num_outputs)
+        share: torch.Tensor | float = 1 / width
         if weighted or not all_whole[step]:
             count = counts[:active, step, None]
             real = torch.arange(width, device=device) < count
-            share = batch_shares(real, count, wanted, loss, outputs.dtype)
-            losses = losses * share * count
-            residuals *= share[:, :, None]  # padding becomes zeros, which move nothing
-        else:
-            residuals *= 1 / width
+            shares = batch_shares(real, count, wanted, loss, outputs.dtype)
+            losses = losses * shares * count
+            share = shares[:, :, None]  # padding becomes zeros, which move nothing
+        residuals *= share
         loss_sums[:active] += losses.sum(1, dtype=torch.float64)
-        if clip_norm is not None:
-            inner = rows.gather(2, batch[:, None, :].expand(-1, width, -1))
-            square = (residuals @ residuals.mT * inner).sum((1, 2)).clamp_min(0)
-            residuals *= (clip_norm / (square.sqrt() + CLIP_EPSILON)).clamp(max=1)[:, None, None]
+        inner = rows.gather(2, batch[:, None, :].expand(-1, width, -1)) if ascent or clip_norm is not None else None
+        if ascent and inner is not None:
+            climb = ascent / (_norms(residuals, inner) + ASCENT_EPSILON)
+            above = outputs + climb[:, None, None] * (inner @ residuals)
+            residuals = losses_and_gradients(above.flatten(0, 1), wanted, loss)[1].view(residuals.shape) * share
+        if clip_norm is not None and inner is not None:
+            residuals *= (clip_norm / (_norms(residuals, inner) + CLIP_EPSILON)).clamp(max=1)[:, None, None]
         if velocity is None:  # only the batch's rows move
             moves = residuals.mul_(-learning_rate).flatten(0, 1)
             flat_coefficients.index_put_((taken,), moves, accumulate=True)
@@ -178,6 +185,11 @@ def train_dual(
     lengths = torch.from_numpy(steps.lengths).to(device, start.dtype)[:, None, None]
     coefficients = coefficients - shift[:, None, None] * control.own
     return DualResult(scale, coefficients, loss_sums, seen, shift, gradients / lengths)
+
+
+def _norms(residuals: torch.Tensor, inner: torch.Tensor) -> torch.Tensor:
+    """Return the norms of gradients `R^T X_b`, `(num_clients,)`, from the Gram matrices of the batches."""
+    return (residuals @ residuals.mT * inner).sum((1, 2)).clamp_min(0).sqrt()
 
 
 def _move(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from clients.engine.batches import Steps
 from clients.engine.dual import CLIP_EPSILON, batch_shares
 from clients.settings import Adam, AdamW, OptimizerSettings, Sgd
+from clients.training import ASCENT_EPSILON
 from fedgraft.evaluation import Objective
 from fedgraft.models.head_settings import AdapterHead, CosineHead, HeadSettings, LinearHead
 from fedgraft.models.heads import ADAPTER, EPSILON
@@ -56,6 +57,7 @@ def train_primal(
     own: Stacked | None = None,
     frozen: frozenset[str] = frozenset(),
     offsets: torch.Tensor | None = None,
+    ascent: float = 0.0,
 ) -> PrimalResult:
     """Train the heads of a bucket of clients.
 
@@ -74,6 +76,7 @@ def train_primal(
             that one.
         frozen: names of parameters that stay as they are.
         offsets: `(num_clients, C)` what is added to a client's outputs while it trains.
+        ascent: how far a step climbs before it takes its gradient, see `LocalTask`.
     """
     import torch
 
@@ -100,13 +103,13 @@ def train_primal(
         moving = {name: value[:active].requires_grad_(name not in frozen) for name, value in current.items()}
         free = [name for name in moving if name not in frozen]
         inputs = flat_features.index_select(0, taken).view(active, batch.shape[1], -1)
-        outputs = stacked_forward(objective.head, moving, inputs)
-        outputs = (outputs if offsets is None else outputs + offsets[:active, None]).flatten(0, 1)
         wanted = flat_targets.index_select(0, taken)
-        losses = sample_losses(outputs, wanted, objective.loss).view(active, -1)
         share = batch_shares(real, count, wanted, objective.loss, features.dtype)
-        total = (losses * share).sum()  # a client's gradient does not see the others
-        gradients = dict(zip(free, torch.autograd.grad(total, [moving[name] for name in free]), strict=True))
+        added = None if offsets is None else offsets[:active, None]
+        batches = _Batches(objective, inputs, wanted, share, added)
+        losses, gradients = batches.descend(moving, free)
+        if ascent:
+            gradients = batches.descend(_ascended(moving, gradients, ascent), free)[1]
         moving = {name: value.detach() for name, value in moving.items()}
         loss_sums[:active] += (losses.detach() * share).sum(1, dtype=torch.float64) * count[:, 0]
         if clip_norm is not None:
@@ -121,6 +124,45 @@ def train_primal(
     update = {name: value - start[name] for name, value in current.items()}
     means = None if noted is None else noted.means(torch.from_numpy(steps.lengths).to(device))
     return PrimalResult(update, loss_sums, counts.sum(1), means)
+
+
+@dataclass(frozen=True)
+class _Batches:
+    """One step's batches of some clients.
+
+    Attributes:
+        objective: kind of head and loss.
+        inputs: `(num_clients, batch, D)`.
+        wanted: their targets, one after another.
+        share: `(num_clients, batch)` what a sample's loss is multiplied by in its batch's mean.
+        offsets: `(num_clients, 1, C)` what is added to outputs, if anything.
+    """
+
+    objective: Objective
+    inputs: torch.Tensor
+    wanted: torch.Tensor
+    share: torch.Tensor
+    offsets: torch.Tensor | None
+
+    def descend(self, heads: Stacked, free: Sequence[str]) -> tuple[torch.Tensor, Stacked]:
+        """Return samples' losses `(num_clients, batch)`, and gradients of the means by the free parameters."""
+        import torch
+
+        outputs = stacked_forward(self.objective.head, heads, self.inputs)
+        outputs = (outputs if self.offsets is None else outputs + self.offsets).flatten(0, 1)
+        losses = sample_losses(outputs, self.wanted, self.objective.loss).view(self.share.shape)
+        total = (losses * self.share).sum()  # a client's gradient does not see the others
+        found = torch.autograd.grad(total, [heads[name] for name in free])
+        return losses, dict(zip(free, found, strict=True))
+
+
+def _ascended(heads: Stacked, gradients: Stacked, ascent: float) -> Stacked:
+    """Return each client's head, `ascent` up its gradient."""
+    factor = ascent / (_norms(gradients) + ASCENT_EPSILON)
+    above = {name: value.detach() for name, value in heads.items()}
+    for name, gradient in gradients.items():
+        above[name] = (above[name] + gradient * _each(factor, gradient)).requires_grad_()
+    return above
 
 
 class _Noted:
@@ -138,10 +180,7 @@ class _Noted:
 
     def means(self, lengths: torch.Tensor) -> Stacked:
         """Return the means over each client's steps."""
-        return {
-            name: value / lengths.to(value.dtype).view(-1, *[1] * (value.dim() - 1))
-            for name, value in self._sums.items()
-        }
+        return {name: value / _each(lengths.to(value.dtype), value) for name, value in self._sums.items()}
 
 
 def stacked_forward(head: HeadSettings, parameters: Stacked, features: torch.Tensor) -> torch.Tensor:
@@ -178,10 +217,21 @@ def _linear(features: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | N
 
 def _clip(gradients: Stacked, clip_norm: float) -> None:
     """Clip each client's gradient by its norm over all parameters, as `torch.nn.utils.clip_grad_norm_`."""
-    square = sum(gradient.flatten(1).square().sum(1) for gradient in gradients.values())
-    factor = (clip_norm / (square.sqrt() + CLIP_EPSILON)).clamp(max=1)  # type: ignore[union-attr]  # never the int 0
+    factor = (clip_norm / (_norms(gradients) + CLIP_EPSILON)).clamp(max=1)
     for gradient in gradients.values():
-        gradient.mul_(factor.view(-1, *[1] * (gradient.dim() - 1)))
+        gradient.mul_(_each(factor, gradient))
+
+
+def _norms(gradients: Stacked) -> torch.Tensor:
+    """Return each client's norm over all parameters, `(num_clients,)`."""
+    import torch
+
+    return torch.stack([gradient.flatten(1).square().sum(1) for gradient in gradients.values()]).sum(0).sqrt()
+
+
+def _each(factors: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """Return `(num_clients,)` factors with as many axes as the values of the clients have."""
+    return factors.view(-1, *[1] * (values.dim() - 1))
 
 
 class _SgdRule:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -124,7 +124,8 @@ class LocalRound:
     def _finished(self, finish: Callable[[Trained], _Finished], control: Control | None) -> Iterable[_Finished]:
         """Train the clients; call `finish` with those that trained at once, in the thread that did if it can."""
         members, asked, round_number = self.members, self.asked, self.request.round_number
-        task, start, targets = members.task(round_number), as_tensors(asked.head), members.targets_of(round_number)
+        task = replace(members.task(round_number), ascent=self.request.half.parameters.get("rho", 0.0))
+        start, targets = as_tensors(asked.head), members.targets_of(round_number)
         trained: Iterable[Trained]
         if members.part.train.form == "loop":
             names, adjust = [members.names[position] for position in asked.index], build_half(self.request.half)

@@ -55,14 +55,30 @@ def train(
     settings: TrainSettings,
     rate: float,
     order: tuple[int, int, int],
+    ascent: float = 0.0,
 ) -> tuple[int, float]:
-    """Train in place; return the number of steps and the sum of samples' losses. `order`: seed, round, client."""
+    """Train in place; return the number of steps and the sum of samples' losses. `order`: seed, round, client.
+
+    With an ascent as in implementations of sharpness-aware minimisation: climb, take the gradient there, go back.
+    """
     optimizer = optimizer_of(settings, module, rate)
     num_steps, total = 0, 0.0
     for batch in batches_of(settings, *order, len(features)):
         loss = criterion(module(features[batch]), targets[batch])
         optimizer.zero_grad()
         loss.backward()
+        if ascent:
+            parameters = list(module.parameters())
+            stood = [parameter.detach().clone() for parameter in parameters]
+            norm = torch.cat([parameter.grad.flatten() for parameter in parameters]).norm()
+            with torch.no_grad():
+                for parameter in parameters:
+                    parameter += ascent * parameter.grad / (norm + 1e-12)
+            optimizer.zero_grad()
+            criterion(module(features[batch]), targets[batch]).backward()
+            with torch.no_grad():
+                for parameter, value in zip(parameters, stood, strict=True):
+                    parameter.copy_(value)
         if settings.clip_norm is not None:
             norm = torch.sqrt(sum(p.grad.square().sum() for p in module.parameters()))
             for parameter in module.parameters():

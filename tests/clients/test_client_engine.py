@@ -55,6 +55,7 @@ class Case:
     mu: float = 0.0
     seed: int = 0
     round_number: int = 3
+    ascent: float = 0.0
 
     @property
     def names(self) -> list[str]:
@@ -63,7 +64,12 @@ class Case:
     @property
     def local_task(self) -> LocalTask:
         return LocalTask(
-            Objective(self.head, self.loss, self.task, OUTPUTS), self.train, self.seed, self.round_number, 10
+            Objective(self.head, self.loss, self.task, OUTPUTS),
+            self.train,
+            self.seed,
+            self.round_number,
+            10,
+            self.ascent,
         )
 
     @property
@@ -239,7 +245,9 @@ def cases(draw: st.DrawFn, epsilon: float = 1e-8) -> Case:
     equal = st.builds(lambda size, count: (size,) * count, st.integers(1, 25), st.integers(1, 6))
     sizes = draw(st.one_of(equal, st.lists(st.integers(0, 40), min_size=1, max_size=9).map(tuple)))
     mu = draw(st.sampled_from([0.0, 0.0, 0.1, 1.0]))
-    return Case(sizes, train_settings, head, loss, task, mu, draw(st.integers(0, 2**32)), draw(st.integers(1, 50)))
+    seed, round_number = draw(st.integers(0, 2**32)), draw(st.integers(1, 50))
+    ascent = draw(st.sampled_from([0.0, 0.0, 0.05, 0.5]))
+    return Case(sizes, train_settings, head, loss, task, mu, seed, round_number, ascent)
 
 
 @settings(max_examples=120)
@@ -290,7 +298,7 @@ def test_every_training_is_the_tutorials(case: Case) -> None:
         order = (case.seed, case.round_number, int(name_keys(case.names)[turn]))
         rate = case.train.optimizer.learning_rate
         before = criterion(module(features), targets).item() if size else 0.0
-        steps, total = train(module, criterion, features, targets, case.train, rate, order)
+        steps, total = train(module, criterion, features, targets, case.train, rate, order, case.ascent)
         if size == 0:
             assert (turn in ours.updates, steps) == (False, 0)
             continue

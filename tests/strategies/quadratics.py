@@ -23,12 +23,15 @@ class Quadratic:
     def loss(self, w: float) -> float:
         return self.curvature / 2 * (w - self.optimum) ** 2
 
-    def trained(self, start: float, num_steps: int, mu: float, drift: float = 0.0) -> tuple[float, float]:
+    def trained(
+        self, start: float, num_steps: int, mu: float, drift: float = 0.0, rho: float = 0.0
+    ) -> tuple[float, float]:
         """Return the parameter after descent by the gradient plus `drift`, and the mean loss before each step."""
         w, losses = start, []
         for _ in range(num_steps):
             losses.append(self.loss(w))
-            w -= LEARNING_RATE * (self.curvature * (w - self.optimum) + drift + mu * (w - start))
+            above = w + rho * np.sign(w - self.optimum)
+            w -= LEARNING_RATE * (self.curvature * (above - self.optimum) + drift + mu * (w - start))
         return w, float(np.mean(losses))
 
 
@@ -55,7 +58,7 @@ def answer(
 ) -> Replies:
     """Return what the clients reply to a request, combined as the server combines it; `variates` are changed."""
     half = request.half
-    if half.name not in ("plain", "proximal", "control_variate", "dynamic", "alone", "ditto"):
+    if half.name not in ("plain", "proximal", "sharpness", "control_variate", "dynamic", "alone", "ditto"):
         raise NotImplementedError(f"the quadratics don't know the client half {half.name}")
     mu = half.parameters["mu"] if half.name in ("proximal", "dynamic") else 0.0
     start = float(head["w"][0])
@@ -63,7 +66,8 @@ def answer(
     controlled = half.name == "control_variate"
     shared = float(request.arrays["control.w"][0]) if controlled else 0.0
     drifts = shared - own  # without a half that keeps them both are zero
-    results = [client.trained(start, steps, mu, drift) for client, drift in zip(clients, drifts, strict=True)]
+    rho = half.parameters.get("rho", 0.0)
+    results = [client.trained(start, steps, mu, drift, rho) for client, drift in zip(clients, drifts, strict=True)]
     updates = np.array([[w - start] for w, _ in results])
     weights = np.array([client.weight for client in clients])
     following = -drifts - updates[:, 0] / (steps * LEARNING_RATE) if controlled else own  # the paper's option II

@@ -29,6 +29,7 @@ from strategies.fedavgm import FedAvgM
 from strategies.fedexp import FedExP
 from strategies.fednova import FedNova
 from strategies.fedprox import FedProx
+from strategies.fedsam import FedSAM
 from strategies.flower import FlowerStrategy
 from strategies.qfedavg import QFedAvg
 from strategies.registry import STRATEGIES
@@ -90,6 +91,18 @@ def fair(num_steps: int) -> float:
     return (2 * ratio - 3) / (1 + ratio)
 
 
+RHO = 0.05
+
+
+def flat(num_steps: int) -> float:
+    """Return where FedSAM stands still.
+
+    A step of a client goes as if its optimum lay rho further away, beyond it, as long as it does not pass that: between
+    the two, at `-3 - rho` and `2 + rho`. With one step at `(1 (-3 - rho) + 4 (2 + rho)) / 5 = 1 + 0.6 rho`.
+    """
+    return fixed_point((Quadratic(1, -3 - RHO), Quadratic(4, 2 + RHO)), num_steps)
+
+
 TABLE = (
     Row("fedavg", 1.0, 0.4494),
     Row("fedavgm", 1.0, 0.4494, {"momentum": 0.5}),
@@ -97,6 +110,7 @@ TABLE = (
     Row("fedadam", 1.0, 0.4494, {"learning_rate": 0.1, "tau": 0.1}, num_rounds=300, tolerance=0.002),
     Row("fedyogi", 1.0, 0.4494, {"learning_rate": 0.05, "tau": 0.1}, tolerance=0.002),
     Row("fedprox", 1.0, 0.4710, {"mu": 0.5}),
+    Row("fedsam", 1.03, flat(10), {"rho": RHO}),
     Row("scaffold", 1.0, 1.0),
     Row("feddyn", 1.0, 1.0, {"alpha": 0.5}, num_rounds=400),
     # Equal paths: FedAvg, and with a proximal term FedProx.
@@ -173,6 +187,8 @@ def test_the_table_s_numbers_are_theory_s() -> None:
     assert fixed_point(UNLIKE, 1) == pytest.approx(1.0)
     assert fixed_point(UNLIKE, 10) == pytest.approx(0.4494, abs=5e-5)
     assert fixed_point(UNLIKE, 10, mu=0.5) == pytest.approx(0.4710, abs=5e-5)
+    assert flat(1) == pytest.approx(1.03)
+    assert flat(10) == pytest.approx(0.4684, abs=5e-5)
     assert fair(1) == pytest.approx((2 * FAIR - 3) / (1 + FAIR))
     assert fair(1) == pytest.approx(0.580, abs=6e-4)
 
@@ -208,6 +224,7 @@ def test_identities_hold_bit_for_bit_on_real_hosts() -> None:
     """Without its own parameter each of these is FedAvg."""
     fedavg = course_end_to_end(FedAvg(), UNLIKE, 10, 5)
     assert course_end_to_end(FedProx(mu=0), UNLIKE, 10, 5) == fedavg
+    assert course_end_to_end(FedSAM(rho=0), UNLIKE, 10, 5) == fedavg
     assert course_end_to_end(FedAvgM(momentum=0), UNLIKE, 10, 5) == fedavg
     assert course_end_to_end(QFedAvg(q=0), UNLIKE, 10, 5) == fedavg
 
