@@ -88,14 +88,21 @@ def _round(course: Course) -> None:
         write_contributions(course)
     row: dict[str, Any] = {"num_clients": len(record.clients) if record else 0, **dict(metrics or {})}
     row |= _attendance_of(adapter, number)
-    row["bytes_down"] = course.counters.bytes_down - before[0]
-    row["bytes_up"] = course.counters.bytes_up - before[1]
-    row["seconds"] = round(time.perf_counter() - started, 6)
+    row |= _spent(course, started, before)
     course.directory.row(number, "train", row)
     report("round", number=number, of=course.part.server.rounds, **course.directory.latest)
     # In a skipped round hosts did not write the client state that a checkpoint would name.
     if course.part.server.saves_after(number) and (shortage is None or not adapter.versions.any()):
         save(course)
+
+
+def _spent(course: Course, started: float, before: tuple[int, int]) -> dict[str, float]:
+    """Return the bytes and seconds since a moment, as rows state them."""
+    return {
+        "bytes_down": course.counters.bytes_down - before[0],
+        "bytes_up": course.counters.bytes_up - before[1],
+        "seconds": round(time.perf_counter() - started, 6),
+    }
 
 
 def _attendance_of(adapter: PackedStrategy, number: int) -> dict[str, float]:
@@ -141,8 +148,9 @@ def _made_at_once(course: Course, strategy: Strategy, round_number: int, group: 
     if shortage is not None:
         report("note", text=f"the head that {group} asks for can't be made: {shortage}; the run goes on without it")
         return course.head
-    metrics = dict(_exchanges(course, adapter, max(round_number, 1)) or {})
-    course.directory.row(round_number, group, {"strategy": strategy.title, **metrics})
+    started, before = time.perf_counter(), (course.counters.bytes_down, course.counters.bytes_up)
+    row: dict[str, Any] = {"strategy": strategy.title, **dict(_exchanges(course, adapter, max(round_number, 1)) or {})}
+    course.directory.row(round_number, group, row | _spent(course, started, before))
     return adapter.head
 
 

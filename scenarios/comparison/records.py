@@ -30,8 +30,9 @@ State = Literal["open", "finished", "failed"]
 Amount = Annotated[float, Field(ge=0)]
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.=+-]*$", max_length=200)]
 """A name that stays inside its folder."""
-MetricName = Annotated[str, Field(pattern=r"^(central|validation|personal)/[a-z0-9_]+$")]
-"""A part and a metric of `summary.json`, as `central/accuracy`."""
+MetricName = Annotated[str, Field(pattern=r"^(central|validation|personal|clients)/[a-z0-9_]+$")]
+"""A part and a metric of `summary.json`, as `central/accuracy`; `clients` is `personal` where there is that, and
+`validation` elsewhere: of the head that clients would use."""
 Values: TypeAlias = dict[str, JsonValue]
 
 _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
