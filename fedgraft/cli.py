@@ -11,6 +11,7 @@ import typer
 from fedgraft import __version__
 from fedgraft.commands import lists, run, trained
 from fedgraft.commands.cache import cache
+from fedgraft.commands.provision import provision
 from fedgraft.commands.terminal import err, escaped, out
 from fedgraft.errors import FedGraftError
 
@@ -48,6 +49,7 @@ def root(
 app.command()(run.run)
 app.command()(run.check)
 app.command("list")(lists.list_names)
+app.command()(provision)
 for command in (trained.predict, trained.export, trained.contribution, trained.unlearn):
     app.command()(command)
 

@@ -12,8 +12,8 @@ from typing import NoReturn
 
 import pytest
 
-DEBIAN_PACKAGES = {"chromium": "chromium", "nginx": "nginx-light", "openssl": "openssl"}
-"""The package of Debian and Ubuntu that brings each program."""
+DEBIAN_PACKAGES = {"nginx": "nginx-light", "ssh-keygen": "openssh-client"}
+"""The package of Debian and Ubuntu that brings a program, where it has another name."""
 
 
 def required_tool(name: str) -> str:
