@@ -31,7 +31,7 @@ def load_samples(settings: SourceSettings, seed: int) -> Samples:
     module = importlib.import_module(f"{__name__}.{_MODULES[kind][0]}")
     path = getattr(settings, "path", None)
     source = f"{settings.name} {Path(path).expanduser()}" if path else settings.name
-    return check_samples(cast(Samples, module.load(settings, seed)), source)
+    return check_samples(cast(Samples, module.load(settings, seed)), source, bool(getattr(settings, "labels", None)))
 
 
 def source_names() -> tuple[tuple[str, str], ...]:
