@@ -16,6 +16,7 @@ _MODULES = {
     "csv": ("table", "a table of image paths and labels, with optional client, group and id columns"),
     "arrays": ("arrays", "one .npz file, or a folder of mapped .npy files, of images or features with labels"),
     "torchvision:<Dataset>": ("torchvision_datasets", "any classification data set of torchvision.datasets"),
+    "sites": ("sites", "each site's own samples, for `fedgraft submit`"),
 }
 
 
