@@ -1,8 +1,10 @@
-"""The Python way in: `fedgraft.run(...)` and `fedgraft.load(directory)`."""
+"""The Python way in: `fedgraft.run(...)`, `fedgraft.compare(...)` and `fedgraft.load(directory)`."""
 
 from __future__ import annotations
 
 import contextlib
+import importlib
+import json
 import logging
 import math
 import os
@@ -13,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedgraft.errors import Fault, FedGraftError, ScenarioError, StoreError
-from fedgraft.events import follower
 from fedgraft.files import write_text
 from fedgraft.progress import Event, listening, report
 from fedgraft.runs import Run
@@ -21,6 +22,7 @@ from fedgraft.submission import RunFacts, Submission
 
 if TYPE_CHECKING:
     from fedgraft.simulation.ray_session import RaySession
+    from scenarios.comparison.records import Comparison
     from scenarios.schema import Scenario
     from strategies.user import UserStrategy
 
@@ -65,11 +67,39 @@ def run(
         FedGraftError: anything that the user can mend; the text says what to do.
     """
     resolved = resolve(scenario, overrides, runtime)
+    if resolved.compare is not None:
+        text = f"came a comparison of many runs; make them with: fedgraft compare {scenario_name(scenario)}"
+        raise ScenarioError(resolved.name, [Fault("compare", f"{text}; without them: fedgraft run --set compare=null")])
     quieten(verbose)
     check_strategy(resolved)
+    with listening(on_event) if on_event else contextlib.nullcontext():
+        return run_resolved(resolved, out, resume=resume, verbose=verbose)
+
+
+def run_resolved(
+    resolved: Scenario,
+    out: str | Path | None,
+    *,
+    resume: bool = False,
+    verbose: bool = False,
+    pictures: bool = True,
+    keep_data: bool = False,
+) -> Run:
+    """Run a scenario that has been checked, and return the finished run.
+
+    Args:
+        resolved: the scenario.
+        out: the run directory; None: a new one below `runs/`.
+        resume: go on with the run in `out`, or else with the newest unfinished run of this scenario.
+        verbose: let Flower and Ray log to the terminal.
+        pictures: draw `accuracy.png` and `partition.png`, which takes most of a second.
+        keep_data: use the samples that this process has read for an earlier run, without looking whether their files
+            have changed since.
+
+    Raises:
+        FedGraftError: anything that the user can mend; the text says what to do.
+    """
     with contextlib.ExitStack() as stack:
-        if on_event:
-            stack.enter_context(listening(on_event))
         directory, resuming = _directory(resolved, out, resume)
         done = Run(directory)
         if resuming and done.finished:
@@ -80,7 +110,7 @@ def run(
             resolved = with_shards(resolved, done.scenario.shards if resuming else None, room)
             if session is not None:
                 session.start(math.ceil(num_hosts(resolved, room) * session.settings.cpus_per_host))
-            prepared, feature_dim = prepare(resolved)
+            prepared, feature_dim = prepare(resolved, keep_data)
         except BaseException:
             _remove_if_empty(directory)
             raise
@@ -93,9 +123,48 @@ def run(
             feature_dim=feature_dim,
             device=resolved.runtime.device,
             prepared_seconds=prepared,
+            pictures=pictures,
         )
         _start(resolved, Submission(resolved.model_dump_json(), facts), session, verbose)
     return done
+
+
+def compare(
+    scenario: str | Path | Scenario,
+    overrides: Sequence[str] = (),
+    *,
+    out: str | Path | None = None,
+    resume: bool = False,
+    dry_run: bool = False,
+    jobs: int | None = None,
+    on_event: Callable[[Event], None] | None = None,
+    verbose: bool = False,
+) -> Comparison:
+    """Make all runs of a scenario's comparison and return it, finished and failed runs alike.
+
+    Args:
+        scenario: a file, the name of a shipped scenario, or a `Scenario`; it has a `compare` block.
+        overrides: `key.sub=value`, as `--set` takes them; not with a `Scenario`.
+        out: its directory; default: a new one below `comparisons/`.
+        resume: go on with the comparison in `out`, or else with the newest unfinished one of this scenario.
+        dry_run: only say what the runs will cost, after a short try of each contender.
+        jobs: runs that are made side by side; default: what is soonest.
+        on_event: called with each event of the sweep.
+        verbose: let Flower and Ray log to the terminal.
+
+    Raises:
+        FedGraftError: anything that the user can mend, before a run is made; the text says what to do.
+    """
+    from scenarios.sweep.conduct import Options
+    from scenarios.sweep.conduct import compare as conduct
+
+    options = Options(Path(out) if out is not None else None, resume, dry_run, jobs, verbose)
+    return conduct(scenario, overrides, options, on_event or (lambda event: None))
+
+
+def scenario_name(scenario: str | Path | Scenario) -> str:
+    """Return how a user names a scenario on the command line."""
+    return str(scenario) if isinstance(scenario, str | Path) else scenario.name
 
 
 def load(directory: str | Path) -> Run:
@@ -183,7 +252,7 @@ def num_hosts(scenario: Scenario, room: int | None = None) -> int:
     """
     if scenario.runtime.name == "inline":
         return 1
-    wanted = scenario.runtime.hosts or room or _usable_cores()
+    wanted = scenario.runtime.hosts or room or usable_cores()
     return wanted if scenario.shards is None else min(scenario.shards, wanted)
 
 
@@ -198,7 +267,7 @@ def runtime_line(scenario: Scenario) -> str:
     return forecast(scenario.runtime, num_hosts(scenario), with_shards(scenario).shards or 1)
 
 
-def _usable_cores() -> int:
+def usable_cores() -> int:
     """Return the cores that this process may use; a batch system may have given it a few of many."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -212,7 +281,7 @@ def with_shards(scenario: Scenario, recorded: int | None = None, room: int | Non
     return scenario.model_copy(update={"shards": recorded or fitting})
 
 
-def prepare(scenario: Scenario) -> tuple[dict[str, float], int]:
+def prepare(scenario: Scenario, keep_data: bool = False) -> tuple[dict[str, float], int]:
     """Divide the samples and compute their features, or find both as kept.
 
     The hosts would do it too; here it is done once, with its progress shown, before they start.
@@ -222,7 +291,8 @@ def prepare(scenario: Scenario) -> tuple[dict[str, float], int]:
     """
     from fedgraft.workspace import open_workspace
 
-    open_workspace.cache_clear()
+    if not keep_data:
+        open_workspace.cache_clear()
     seconds = {}
     if scenario.runtime.name != "inline" and scenario.shards == 1 and scenario.runtime.hosts != 1:
         report("note", text="shards is 1, so one process trains all clients; more shards use more processes")
@@ -246,6 +316,12 @@ def quieten(verbose: bool) -> None:
     os.environ.update(SWITCHED_OFF)
     for name in ("flwr", "ray", "timm", "datasets", "huggingface_hub"):
         logging.getLogger(name).setLevel(logging.INFO if verbose else logging.ERROR)
+
+
+def load_apps() -> None:
+    """Load both apps and torch, so that a process which makes many runs waits for them once, before the first."""
+    for name in ("torch", "clients.app", "server.app"):
+        importlib.import_module(name)
 
 
 def _begin_ray(scenario: Scenario, stack: contextlib.ExitStack, verbose: bool) -> tuple[RaySession | None, int | None]:
@@ -298,7 +374,7 @@ def _start(scenario: Scenario, submission: Submission, session: RaySession | Non
     from fedgraft.simulation.flower import run_in_flower
 
     directory = Path(submission.run.directory)
-    follow = follower(directory / "events.jsonl")
+    follow = _follower(directory / "events.jsonl")
     outcome = run_in_flower(
         {"scenario": submission.to_run_config()},
         submission.run.num_hosts,
@@ -310,6 +386,28 @@ def _start(scenario: Scenario, submission: Submission, session: RaySession | Non
     follow()
     if outcome.status != "completed":
         raise FedGraftError(f"{outcome.details}\n(Flower's log: {directory / 'flower.log'})")
+
+
+def _follower(path: Path) -> Callable[[], None]:
+    """Return a function that reports the events which another process has appended to a file since the last call."""
+    position = 0
+    with contextlib.suppress(FileNotFoundError):
+        position = path.stat().st_size  # a resumed run: what is there has been shown
+
+    def follow() -> None:
+        nonlocal position
+        with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
+            if file.seek(0, os.SEEK_END) < position:
+                position = 0  # the run began anew
+            file.seek(position)
+            lines = file.read()
+            whole = lines[: lines.rfind(b"\n") + 1]
+            position += len(whole)
+            for line in whole.splitlines():
+                event = json.loads(line)
+                report(event.pop("kind"), **event)
+
+    return follow
 
 
 def _directory(scenario: Scenario, out: str | Path | None, resume: bool) -> tuple[Path, bool]:

@@ -9,10 +9,9 @@ from typing import Annotated
 import typer
 
 from fedgraft import __version__
-from fedgraft.commands import deployed, lists, run, trained
+from fedgraft.commands import compare, lists, run, trained
 from fedgraft.commands.cache import cache
 from fedgraft.commands.provision import provision
-from fedgraft.commands.site import site
 from fedgraft.commands.terminal import err, escaped, out
 from fedgraft.errors import FedGraftError
 
@@ -30,8 +29,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(cache, name="cache")
-app.add_typer(deployed.server, name="server")
-app.add_typer(site, name="site")
 
 
 def _version(wanted: bool) -> None:
@@ -51,13 +48,11 @@ def root(
 
 app.command()(run.run)
 app.command()(run.check)
+app.command()(compare.compare)
 app.command("list")(lists.list_names)
 app.command()(provision)
 for command in (trained.predict, trained.export, trained.contribution, trained.unlearn):
     app.command()(command)
-app.command()(deployed.submit)
-app.command()(deployed.status)
-app.command()(deployed.stop)
 
 
 def main() -> None:

@@ -20,9 +20,9 @@ def report(kind: str, **values: Any) -> None:
 
 
 @contextlib.contextmanager
-def listening(listener: Callable[[Event], None]) -> Iterator[None]:
-    """Have `listener` called with each event that is reported inside the block."""
-    token = _listeners.set((*_listeners.get(), listener))
+def listening(listener: Callable[[Event], None], *, alone: bool = False) -> Iterator[None]:
+    """Have `listener` called with each event that is reported inside the block; `alone`: and nobody else."""
+    token = _listeners.set((listener,) if alone else (*_listeners.get(), listener))
     try:
         yield
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar, overload
 
@@ -42,22 +43,48 @@ def load_scenario(source: str | Path, overrides: Sequence[str] = (), *, model: t
     Raises:
         ScenarioError: with every fault, each with its full key, its place, what came and what is allowed.
     """
+    read = read_scenario(source, overrides, model)
+    scenario, faults = settled(read.tree, model, read.faults)
+    if scenario is None:
+        raise scenario_error(read.shown_as, faults)
+    return scenario
+
+
+@dataclass(frozen=True)
+class ReadScenario:
+    """A scenario as it was read, `extends` and overrides applied, nothing checked.
+
+    Attributes:
+        shown_as: the file, as the user knows it.
+        tree: what it says.
+        faults: of reading.
+    """
+
+    shown_as: str
+    tree: Located
+    faults: tuple[Fault, ...]
+
+
+def read_scenario(source: str | Path, overrides: Sequence[str], model: type[Settings] = Scenario) -> ReadScenario:
+    """Read a scenario, follow `extends` and apply overrides.
+
+    Raises:
+        ScenarioError: there is no such file, or it can't be read at all.
+    """
     shape = Shape("", blocks=(Block(model),))
     path = find(source)
     shown_as = str(source) if path == Path(source) else str(path)
     tree, faults = _read_with_bases(path, shown_as, shape, ())
     if tree is None:
-        raise _error(shown_as, faults)
+        raise scenario_error(shown_as, faults)
     for text in overrides:
         tree, more = override(tree, text, shape)
         faults += more
-    scenario, faults = settled(tree, model, faults)
-    if scenario is None:
-        raise _error(shown_as, faults)
-    return scenario
+    return ReadScenario(shown_as, tree, tuple(faults))
 
 
-def _error(shown_as: str, faults: Sequence[Fault]) -> ScenarioError:
+def scenario_error(shown_as: str, faults: Sequence[Fault]) -> ScenarioError:
+    """Return the error of some faults, in the order of their places."""
     return ScenarioError(shown_as, in_order(shown_as, faults))
 
 

@@ -39,7 +39,7 @@ def override(tree: Located, text: str, shape: Shape) -> tuple[Located, list[Faul
     source = f"--set {text}"
     place = Place(source, None, Path.cwd())
     key, equals, value_text = text.partition("=")
-    path = _parse_key(key.strip())
+    path = parse_key(key.strip())
     if not equals or path is None:
         example = "train.batch_size=20"
         return tree, [Fault("", f"came '{text}'; write key=value with the full key, such as {example}", None, source)]
@@ -49,13 +49,39 @@ def override(tree: Located, text: str, shape: Shape) -> tuple[Located, list[Faul
             Fault(key_text(path) + (fault.key and f".{fault.key}"), fault.message, None, source) for fault in faults
         ]
     try:
-        over = _over(tree, path, value or Located(None, place), place)
+        return lay(tree, _dotted_last(path, shape), value or Located(None, place), shape), []
     except IndexError as error:
         return tree, [Fault(key_text(path), str(error), None, source)]
-    return complete(merge(tree, expand(over, shape)), shape), []
 
 
-def _parse_key(key: str) -> KeyPath | None:
+def lay(tree: Located, path: KeyPath, value: Located, shape: Shape) -> Located:
+    """Return the tree with a value laid on what stands at a path, as a file that extends it would.
+
+    Raises:
+        IndexError: the path leads to an item that a list does not have; says how many there are.
+    """
+    return complete(merge(tree, expand(_over(tree, path, value, value.place), shape)), shape)
+
+
+def _dotted_last(path: KeyPath, shape: Shape) -> KeyPath:
+    """Return the path with one key for all that stands below a mapping of free keys: `compare.grid.data.source`.
+
+    Such a mapping's keys may have dots of their own; what is below its values has to be given with them.
+    """
+    for depth, part in enumerate(path):
+        if "mapping" in shape.kinds:
+            words = [word for word in path[depth:] if isinstance(word, str)]
+            return (*path[:depth], ".".join(words), *path[depth + len(words) :])
+        block = shape.block_for(None)
+        entry = block.keys.get(str(part)) if block is not None else None
+        below = entry.shape if entry is not None else shape.item
+        if below is None:
+            return path
+        shape = below
+    return path
+
+
+def parse_key(key: str) -> KeyPath | None:
     """Read `a.b[0].c` as `("a", "b", 0, "c")`; None if it is no key."""
     dotted = re.sub(r"\[(\d+)\]", r".\1", key)
     parts = dotted.split(".")

@@ -15,6 +15,7 @@ from fedgraft.models.loss_settings import AutoLoss, LossSettings
 from fedgraft.models.settings import BackboneSettings
 from fedgraft.settings import Settings, named, setting_fault
 from fedgraft.simulation.settings import InlineRuntime, RuntimeSettings
+from scenarios.sweep.settings import CompareSettings
 from server.availability_settings import AvailabilitySettings
 from server.settings import EvaluationSettings, ServerSettings
 from strategies.fedavg import FedAvg
@@ -59,6 +60,8 @@ class Scenario(Settings):
     shards: PositiveInt | None = None
     """Lists into which the clients are cut; sums are added list by list, whatever the number of processes. null: 1
     with one host, otherwise 4 a host, so that work can be spread evenly; the run's `scenario.yaml` says how many."""
+    compare: CompareSettings | None = None
+    """What `fedgraft compare` runs this scenario with: contenders, conditions and seeds; null: it is one run."""
     privacy: None = None
     """Reserved for privacy settings of a later version; must be null."""
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from fedgraft.errors import listed
 from fedgraft.files import write_text
+from fedgraft.memory import peak_bytes
 from fedgraft.metrics import PRIMARY, summarise
 from fedgraft.progress import report
 from fedgraft.tensor_files import save_tensors
@@ -30,7 +31,10 @@ def write_results(course: Course) -> None:
     line = measured_line(summary["hosts"])
     if line is not None:
         report("explain", text=line)
-    _draw(course, summary["metric"], f"{summary['name']}: {summary['strategy']}, {summary['num_clients']:,} clients")
+    if course.pictures:
+        _draw(
+            course, summary["metric"], f"{summary['name']}: {summary['strategy']}, {summary['num_clients']:,} clients"
+        )
     write_text(path / "summary.txt", summary_text(summary))
     write_text(path / "summary.json", json.dumps(summary, indent=2) + "\n")
     report("finished", **{key: summary[key] for key in ("rounds", "bytes_down", "bytes_up")})
@@ -43,8 +47,6 @@ def _draw(course: Course, metric: str, title: str) -> None:
 
     path, part = course.directory.path, course.part
     accuracy_picture(path / "metrics.jsonl", path / "accuracy.png", metric, title)
-    if part.data.at_sites:
-        return
     workspace = open_workspace(part.data, part.seed, part.backbone, part.features)
     partition_picture(workspace.federation, path / "partition.png")
 
@@ -75,6 +77,7 @@ def summary_of(course: Course) -> dict[str, Any]:
         "bytes_up": counters.bytes_up,
         "hosts": balance(course.roster, course.part.shards, adapter.busy_seconds),
         "seconds": {name: round(value, 3) for name, value in counters.seconds.items()},
+        "peak_memory_bytes": peak_bytes(),
     }
     if course.central_sums is not None and "confusion" in course.central_sums:
         summary["central_confusion"] = np.asarray(course.central_sums["confusion"]).astype(int).tolist()

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from flwr.app import ConfigRecord, MetricRecord
+from flwr.app import ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 
+from fedgraft.memory import forget_peak
 from fedgraft.metrics import summarise
 from fedgraft.progress import report
 from fedgraft.submission import Submission
 from fedgraft.threads import numpy_threads
 from fedgraft.wire.records import Arrays, array_record
 from server.adapter import PackedStrategy
-from server.answers import answers
 from server.beginning import begin, open_directory
 from server.contribution import write_contributions
 from server.course import Course, go_back, save
-from server.exchange import StateLostError
+from server.exchange import StateLostError, exchange
 from server.results import write_results
 from server.round_record import RoundRecord
 from server.settings import ServerPart
@@ -38,7 +39,9 @@ def conduct(grid: Grid, submission: Submission) -> Path:
     with directory.recording():
         if directory.finished:
             return directory.path
+        forget_peak()
         course = begin(grid, submission, part, directory, checkpoint)
+        course.pictures = submission.run.pictures
         if checkpoint is None:
             _start(course)
         ended = False
@@ -121,12 +124,9 @@ def _attendance_of(adapter: PackedStrategy, number: int) -> dict[str, float]:
 def _exchanges(course: Course, adapter: PackedStrategy, number: int) -> MetricRecord | None:
     """Have all exchanges of a round; the adapter holds the next head then. Return the strategy's metrics."""
     sent = array_record(course.head)
-    adapter.begin_round()
     while True:
         messages = list(adapter.configure_train(number, sent, ConfigRecord(), course.grid))
-        replies = answers(course, messages, adapter, number)
-        if replies is None:
-            continue
+        replies = _answers(course, messages, adapter.phase)
         timer = time.perf_counter()
         # Closed forms solve with NumPy; strategies that only add are not slowed by looking for its libraries.
         with numpy_threads(course.threads) if adapter.phase != "train" else contextlib.nullcontext():
@@ -134,6 +134,11 @@ def _exchanges(course: Course, adapter: PackedStrategy, number: int) -> MetricRe
         course.counters.spend("aggregate", time.perf_counter() - timer)
         if arrays is not None:
             return metrics
+
+
+def _answers(course: Course, messages: Sequence[Message], phase: str) -> list[Message]:
+    server = course.part.server
+    return exchange(course.grid, messages, course.counters, phase, server.timeout_seconds, server.retries)
 
 
 def _made_at_once(course: Course, strategy: Strategy, round_number: int, group: str) -> Arrays:
@@ -191,7 +196,8 @@ def _end(course: Course) -> None:
     if course.central is not None and course.central_sums is None:
         course.central_sums = course.central.evaluate(course.head)
     messages = list(adapter.configure_evaluate(number, array_record(course.head), ConfigRecord(), course.grid))
-    adapter.aggregate_evaluate(number, answers(course, messages, adapter, number) or [])
+    replies = _answers(course, messages, "evaluate")
+    adapter.aggregate_evaluate(number, replies)
     if adapter.record is not None:
         _write_record(course, adapter.record, number + 1)
     write_results(course)

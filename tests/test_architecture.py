@@ -25,7 +25,6 @@ WAY_IN = {
     "api",
     "cli",
     "commands",
-    "deployed_runs",
     "display",
     "export",
     "predict",

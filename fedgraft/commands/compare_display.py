@@ -1,0 +1,235 @@
+"""What `fedgraft compare` shows: the plan, a live view while the runs are made, and what came out."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.markup import escape
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+
+from fedgraft.progress import Event
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from scenarios.comparison.records import Comparison, PlannedRun
+    from scenarios.sweep.state import SweepState
+
+MOST_LINES = 8
+"""Running runs that are shown."""
+
+BAR_WIDTH = 40
+
+
+class CompareDisplay:
+    """Shows a sweep's events: a live view on a terminal, else a line for each run; a context manager."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._state: SweepState | None = None
+        self._note = ""
+        self._live: Live | None = None
+        self._runs: dict[str, PlannedRun] = {}
+
+    def __enter__(self) -> CompareDisplay:
+        if self._console.is_terminal:
+            self._live = Live(console=self._console, get_renderable=self._view, refresh_per_second=4, transient=True)
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def show(self, event: Event) -> None:
+        """Show one event; kinds that are not known are passed over."""
+        if event["kind"] == "plan":
+            self._say(plan_line(event["plan"]))
+        elif event["kind"] == "calibrate":
+            self._calibrate(event["done"], event["of"])
+        elif event["kind"] == "jobs":
+            self._begin(dict(event))
+        elif event["kind"] == "run":
+            self._run(event)
+
+    def _say(self, text: str) -> None:
+        self._console.print(text, highlight=False, soft_wrap=True)
+
+    def _calibrate(self, done: int, of: int) -> None:
+        self._note = f"trying each contender for a moment, to know what it costs: {done} of {of}" if done < of else ""
+        if self._live is None and done == 0:
+            self._say(f"trying {of} short runs, to know what the others will cost")
+
+    def _begin(self, event: dict[str, Any]) -> None:
+        from scenarios.sweep.state import SweepState
+
+        comparison = event["comparison"]
+        self._runs = {run.id: run for run in comparison.runs}
+        self._state = SweepState(comparison, event["jobs"])
+        done = len(self._state.finished)
+        if done:
+            self._say(f"{done} of {len(self._runs)} runs are finished already; {event['open']} are to be made")
+        if event["open"]:
+            left = self._state.seconds_left(time.monotonic())
+            by = "" if event["jobs"] == 1 else f" by {event['jobs']} processes side by side"
+            self._say(f"{_counted(event['open'], 'run')}{by}, in about {duration(left)}" if left else "")
+
+    def _run(self, event: Event) -> None:
+        if self._state is None:
+            return
+        now = time.monotonic()
+        self._state.hear(event, now)
+        run = self._runs[str(event["id"])]
+        if event["what"] == "failed":
+            self._say(f"[red]failed:[/] {escape(title_of(run))}: {escape(str(event['error']))}")
+        elif event["what"] == "finished" and self._live is None:
+            self._say(self._finished_line(run))
+
+    def _finished_line(self, run: PlannedRun) -> str:
+        state = self._state
+        if state is None:
+            return ""
+        value = state.value_of(run)
+        shown = "" if value is None or state.metric is None else f", {metric_words(state.metric)} {value:.4f}"
+        done = len(state.finished) + len(state.failed)
+        left = state.seconds_left(time.monotonic())
+        rest = f"; {duration(left)} left" if left and done < len(self._runs) else ""
+        return f"[{done}/{len(self._runs)}] {escape(title_of(run))}{shown}, {state.took[run.id]:.1f} s{rest}".replace(
+            "[", "\\[", 1
+        )
+
+    def _view(self) -> RenderableType:
+        """Return the live view."""
+        if self._state is None:
+            return self._note
+        return live_view(self._state, self._runs, time.monotonic())
+
+
+def live_view(state: SweepState, runs: dict[str, PlannedRun], now: float) -> RenderableType:
+    """Return what a terminal shows of a sweep: a bar, counts, time left, best so far, and the runs that go on."""
+    done = len(state.finished) + len(state.failed)
+    left = state.seconds_left(now)
+    head = Table.grid(padding=(0, 1))
+    counts = f"{len(state.finished)} done, {len(state.began)} running, {state.num_open} to come"
+    failed = f", [red]{len(state.failed)} failed[/]" if state.failed else ""
+    rest = "" if left is None else f", {duration(left)} left"
+    head.add_row(ProgressBar(total=len(runs), completed=done, width=BAR_WIDTH), f"{counts}{failed}{rest}")
+    lines: list[RenderableType] = [head]
+    best = state.best()
+    if best is not None and state.metric is not None:
+        name, value, number = best
+        lines.append(
+            f"best so far: [bold]{escape(name)}[/], {metric_words(state.metric)} {value:.4f} "
+            f"(mean of {_counted(number, 'run')})"
+        )
+    going = Table.grid(padding=(0, 2))
+    for identifier in list(state.began)[:MOST_LINES]:
+        number, of = state.rounds.get(identifier, (0, 0))
+        seconds = now - state.began[identifier]
+        where = f"round {number} of {of}" if of else "beginning"
+        going.add_row(f"  {escape(title_of(runs[identifier]))}", where, f"{seconds:.0f} s")
+    lines.append(going)
+    return Group(*lines)
+
+
+def plan_line(plan: Any) -> str:
+    """Return what a plan comes to, in one line."""
+    conditions = {str(run.planned.condition) for run in plan.runs}
+    contenders, seeds = plan.contenders, {run.planned.seed for run in plan.runs}
+    parts = [
+        _counted(len(contenders), "contender"),
+        _counted(len(conditions), "condition"),
+        _counted(len(seeds), "seed"),
+    ]
+    return f"{plan.scenario.name}: {_counted(len(plan.runs), 'run')} ({', '.join(parts)})"
+
+
+def plan_table(found: Comparison) -> Table:
+    """Return each contender's number of runs and what one of them will cost."""
+    table = Table(title=f"{found.name}: the plan", title_justify="left")
+    table.add_column("contender")
+    for column in ("runs", "seconds a run", "bytes a run", "memory"):
+        table.add_column(column, justify="right")
+    for contender in found.contenders:
+        runs = [run for run in found.runs if run.contender == contender]
+        mark = " (baseline)" if contender == found.baseline else ""
+        cells = [_mean(runs, "seconds"), _mean(runs, "bytes"), _mean(runs, "memory_bytes")]
+        seconds, sent, memory = cells
+        table.add_row(
+            f"{escape(contender)}{mark}",
+            f"{len(runs):,}",
+            "" if seconds is None else f"{seconds:.1f}",
+            "" if sent is None else size(sent),
+            "" if memory is None else size(memory),
+        )
+    return table
+
+
+def _mean(runs: list[PlannedRun], name: str) -> float | None:
+    values = [getattr(run.forecast, name) for run in runs if run.forecast is not None]
+    known = [value for value in values if value is not None]
+    return statistics.mean(known) if known else None
+
+
+def plan_lines(found: Comparison) -> Iterator[str]:
+    """Yield what the whole will cost, and which contenders could not be tried."""
+    from scenarios.sweep.costs import fitting_jobs
+
+    costs = [run.forecast for run in found.runs]
+    total = sum(cost.seconds or 0.0 for cost in costs if cost is not None)
+    sent = sum(cost.bytes or 0.0 for cost in costs if cost is not None)
+    jobs = fitting_jobs(costs, 1)
+    by = "one after another" if jobs == 1 else f"{jobs} side by side"
+    yield f"{_counted(len(found.runs), 'run')}, {by}: about {duration(total / jobs)}, {size(sent)} sent in all"
+    lacking = list(dict.fromkeys(run.contender for run in found.runs if run.forecast is None))
+    for contender in lacking:
+        yield f"[red]{escape(contender)} failed when it was tried[/]; its runs will most likely fail too"
+
+
+def title_of(run: PlannedRun) -> str:
+    """Return what a run is called in a line: contender, condition, seed."""
+    values = [_value(key, value) for key, value in run.condition.items()]
+    return ", ".join([run.contender, *values, f"seed {run.seed}"])
+
+
+def _value(key: str, value: Any) -> str:
+    shown = value.get("name", value) if isinstance(value, dict) else value
+    return f"{key.removesuffix('.name').rpartition('.')[2]} {'none' if shown is None else shown}"
+
+
+def metric_words(metric: str) -> str:
+    """Return a metric as a line names it."""
+    part, _, name = metric.partition("/")
+    return f"{part} {name.replace('_', ' ')}"
+
+
+def duration(seconds: float | None) -> str:
+    """Return a time as one says it."""
+    if seconds is None:
+        return "an unknown time"
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    if seconds < 90 * 60:
+        return f"{round(seconds / 60)} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def size(num_bytes: float) -> str:
+    """Return a number of bytes as one says it."""
+    for unit in ("B", "kB", "MB"):
+        if num_bytes < 1000:
+            return f"{num_bytes:.0f} {unit}" if unit == "B" else f"{num_bytes:.1f} {unit}"
+        num_bytes /= 1000
+    return f"{num_bytes:.1f} GB"
+
+
+def _counted(number: int, word: str) -> str:
+    return f"{number:,} {word}{'' if number == 1 else 's'}"

@@ -1,0 +1,133 @@
+"""How far a sweep is, from the events that its conductor shows: counts, time left, best so far."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from fedgraft.errors import FedGraftError
+from fedgraft.progress import Event
+from scenarios.comparison.records import Comparison, PlannedRun
+
+LESS_IS_BETTER = ("loss", "error", "spread")
+"""Last words of metrics of which less is better."""
+
+
+@dataclass
+class SweepState:
+    """A sweep in progress.
+
+    Attributes:
+        comparison: what is made, with its forecasts.
+        jobs: how many runs are made side by side.
+        began: id -> when each running run began, by the caller's clock, in seconds.
+        rounds: id -> the last round of each running run, and of how many.
+        took: id -> seconds of each run that finished while it was watched.
+        finished: ids, those of before too.
+        failed: id -> why.
+        values: contender -> the deciding metric of its finished runs.
+    """
+
+    comparison: Comparison
+    jobs: int
+    began: dict[str, float] = field(default_factory=dict)
+    rounds: dict[str, tuple[int, int]] = field(default_factory=dict)
+    took: dict[str, float] = field(default_factory=dict)
+    finished: set[str] = field(default_factory=set)
+    failed: dict[str, str] = field(default_factory=dict)
+    values: dict[str, list[float]] = field(default_factory=dict)
+    metric: str | None = None
+    task: str = "classes"
+
+    def __post_init__(self) -> None:
+        self._runs = {run.id: run for run in self.comparison.runs}
+        for run in self.comparison.runs:
+            if run.state == "finished":
+                self._count(run)
+
+    @property
+    def num_open(self) -> int:
+        """Runs that have neither finished nor failed nor begun."""
+        return len(self._runs) - len(self.finished) - len(self.failed) - len(self.began)
+
+    def hear(self, event: Event, now: float) -> None:
+        """Take note of an event of kind `run`."""
+        identifier, what = str(event["id"]), event["what"]
+        if what == "started":
+            self.began[identifier] = now
+        elif what == "round":
+            self.rounds[identifier] = (int(event["number"]), int(event["of"]))
+        elif what in ("finished", "failed"):
+            began = self.began.pop(identifier, now)
+            self.rounds.pop(identifier, None)
+            if what == "failed":
+                self.failed[identifier] = str(event["error"])
+            else:
+                self.took[identifier] = now - began
+                self._count(self._runs[identifier])
+
+    def _count(self, run: PlannedRun) -> None:
+        self.finished.add(run.id)
+        value = self.value_of(run)
+        if value is not None:
+            self.values.setdefault(run.contender, []).append(value)
+
+    def value_of(self, run: PlannedRun) -> float | None:
+        """Return the deciding metric of a finished run; None if it has none, or its summary is damaged."""
+        try:
+            summary = run.run.summary
+            self.task = str(summary["task"])
+            self.metric = self.comparison.metric or self.metric or _main_metric(summary)
+            return value_in(summary, self.metric)
+        except (FedGraftError, OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def seconds_left(self, now: float) -> float | None:
+        """Return for how long the sweep will go on; None as long as nothing is known of it."""
+        remaining = [run for run in self._runs.values() if run.id not in self.finished and run.id not in self.failed]
+        usual = statistics.mean(self.took.values()) if self.took else None
+        pairs = [(self._forecast(identifier), seconds) for identifier, seconds in self.took.items()]
+        expected = sum(cost for cost, _ in pairs if cost is not None)
+        ratio = sum(seconds for cost, seconds in pairs if cost is not None) / expected if expected else 1.0
+        total = 0.0
+        for run in remaining:
+            cost = self._forecast(run.id)
+            seconds = usual if cost is None else cost * ratio
+            if seconds is None:
+                return None
+            spent = now - self.began[run.id] if run.id in self.began else 0.0
+            total += max(0.0, seconds - spent)
+        return total / max(1, min(self.jobs, len(remaining)))
+
+    def _forecast(self, identifier: str) -> float | None:
+        forecast = self._runs[identifier].forecast
+        return None if forecast is None else forecast.seconds
+
+    def best(self) -> tuple[str, float, int] | None:
+        """Return the contender with the best mean so far, that mean, and over how many runs; None before the first."""
+        if not self.values or self.metric is None:
+            return None
+        means = {name: statistics.mean(values) for name, values in self.values.items()}
+        choose = min if less_is_better(self.metric, self.task) else max
+        name = choose(means, key=lambda name: means[name])
+        return name, means[name], len(self.values[name])
+
+
+def value_in(summary: Mapping[str, Any], metric: str) -> float | None:
+    """Return a metric of a run's summary, as `central/accuracy`; `clients/` is of the heads that clients use."""
+    part, _, name = metric.partition("/")
+    found = summary.get("personal") or summary.get("validation") if part == "clients" else summary.get(part)
+    value = (found or {}).get(name)
+    return None if value is None else float(value)
+
+
+def _main_metric(summary: Mapping[str, Any]) -> str:
+    return f"{'central' if summary['central'] else 'validation'}/{summary['metric']}"
+
+
+def less_is_better(metric: str, task: str) -> bool:
+    """Whether less of a metric is better; scores of clients are squared errors where targets are real numbers."""
+    name = metric.partition("/")[2]
+    return name.endswith(LESS_IS_BETTER) or (task == "real" and name.startswith("client_"))

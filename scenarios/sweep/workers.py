@@ -1,0 +1,144 @@
+"""Worker processes that make the runs of a sweep side by side."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import fedgraft
+from scenarios.sweep.bench import Listener, Message, Task
+
+ROOT = Path(fedgraft.__file__).resolve().parent.parent
+"""The folder from which this process imports FedGraft; workers are to import the same."""
+
+GRACE_SECONDS = 5.0
+
+_End = None
+
+
+class Worker:
+    """One process, and the task that it is at.
+
+    Args:
+        inbox: where its messages go, each with the worker; None in a message's place says that it ended.
+        log: what it prints beside its messages.
+    """
+
+    def __init__(self, inbox: queue.SimpleQueue[tuple[Worker, dict[str, Any] | None]], log: Path) -> None:
+        self.task: Task | None = None
+        paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+        with log.open("ab") as errors:
+            # -P: the working folder may hold packages of our names.
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "scenarios.sweep.worker"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                env=environment,
+            )
+        self._listener = threading.Thread(target=self._listen, args=(inbox,), daemon=True)
+        self._listener.start()
+
+    def give(self, task: Task) -> None:
+        """Have the process make a run."""
+        self.task = task
+        line = json.dumps(dataclasses.asdict(task)) + "\n"
+        if self._process.stdin is not None:
+            with contextlib.suppress(BrokenPipeError):  # it died: its end is heard of soon
+                self._process.stdin.write(line.encode())
+                self._process.stdin.flush()
+
+    def _listen(self, inbox: queue.SimpleQueue[tuple[Worker, dict[str, Any] | None]]) -> None:
+        if self._process.stdout is not None:
+            for line in self._process.stdout:
+                with contextlib.suppress(ValueError):  # the last line of a process that was killed
+                    inbox.put((self, json.loads(line)))
+        inbox.put((self, _End))
+
+    def death(self) -> str:
+        """Return what ended the process, once it has ended, in words."""
+        code = self._process.wait()
+        if code >= 0:
+            return f"its process ended with exit code {code}"
+        name = signal.Signals(-code).name
+        likely = "; most likely there was too little memory: lower --jobs" if name == "SIGKILL" else ""
+        return f"its process was ended by {name}{likely}"
+
+    def end(self) -> None:
+        """End the process, which it does when its input ends; a run that it was making can be gone on with."""
+        if self._process.stdin is not None:
+            with contextlib.suppress(OSError):
+                self._process.stdin.close()
+        try:
+            self._process.wait(GRACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._listener.join()
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+
+
+def make_in_workers(tasks: Sequence[Task], jobs: int, listener: Listener, log: Path) -> None:
+    """Make runs in several processes, each with one at a time.
+
+    Args:
+        tasks: in the order in which they are begun.
+        jobs: how many processes.
+        listener: called with each message; if it raises, the workers are ended.
+        log: what workers print beside their messages.
+    """
+    waiting = deque(tasks)
+    inbox: queue.SimpleQueue[tuple[Worker, dict[str, Any] | None]] = queue.SimpleQueue()
+    workers: list[Worker] = []
+    try:
+        for _ in range(min(jobs, len(waiting))):
+            workers.append(Worker(inbox, log))
+            workers[-1].give(waiting.popleft())
+        while any(worker.task is not None for worker in workers):
+            worker, message = _next(inbox)
+            if message is _End:
+                workers.remove(worker)
+                worker.end()
+                if worker.task is not None:
+                    listener(worker.task.id, {"kind": "failed", "error": worker.death()})
+                if waiting:
+                    workers.append(Worker(inbox, log))
+                    workers[-1].give(waiting.popleft())
+                continue
+            _pass_on(worker, message, listener)
+            if worker.task is None and waiting:
+                worker.give(waiting.popleft())
+    finally:
+        for worker in workers:
+            worker.end()
+        if log.exists() and not log.stat().st_size:
+            log.unlink()
+
+
+def _next(inbox: queue.SimpleQueue[tuple[Worker, dict[str, Any] | None]]) -> tuple[Worker, dict[str, Any] | None]:
+    while True:  # short waits, so that Ctrl-C is heard
+        with contextlib.suppress(queue.Empty):
+            return inbox.get(timeout=0.2)
+
+
+def _pass_on(worker: Worker, message: dict[str, Any], listener: Listener) -> None:
+    told: Message = {key: value for key, value in message.items() if key != "task"}
+    if worker.task is None or message.get("task") != worker.task.id:
+        return
+    identifier = worker.task.id
+    if told["kind"] in ("finished", "failed"):
+        worker.task = None
+    listener(identifier, told)

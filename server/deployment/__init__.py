@@ -1,1 +1,0 @@
-"""The server's processes and the runs submitted to them."""
