@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fedgraft.confidence import confidence_sums
 from fedgraft.metrics import Sums, add_sums, metric_shapes, metric_sums, sample_scores
 from fedgraft.models.head_settings import HeadSettings
 from fedgraft.models.heads import as_tensors, forward
@@ -57,14 +58,17 @@ def evaluate_rows(
     objective: Objective,
     threads: int = 1,
     device: torch.device | None = None,
+    with_confidence: bool = False,
 ) -> Evaluated:
     """Return the metrics of a head on the given rows of features `(num_samples, feature_dim)`.
 
-    Chunks of rows are evaluated side by side by some threads, on whose number no bit depends.
+    Chunks of rows are evaluated side by side by some threads, on whose number no bit depends. With confidence the sums
+    also say, of classes, how sure the head was; that costs more than the rest of them.
     """
-    empty = {name: np.zeros(shape) for name, shape in metric_shapes(objective.task, objective.num_outputs).items()}
+    shapes = metric_shapes(objective.task, objective.num_outputs, with_confidence)
+    empty = {name: np.zeros(shape) for name, shape in shapes.items()}
     chunks = (rows[first : first + ROWS_A_CHUNK] for first in range(0, len(rows), ROWS_A_CHUNK))
-    evaluate = functools.partial(_evaluate_chunk, features, targets, parameters, objective, device)
+    evaluate = functools.partial(_evaluate_chunk, features, targets, parameters, objective, device, with_confidence)
     jobs = (functools.partial(evaluate, chunk) for chunk in chunks)
     parts = [Evaluated(empty, np.zeros(0), np.zeros(0)), *in_order(jobs, threads)]
     losses, scores = (np.concatenate([getattr(part, name) for part in parts]) for name in ("losses", "scores"))
@@ -77,6 +81,7 @@ def _evaluate_chunk(
     parameters: Mapping[str, NDArray[Any]],
     objective: Objective,
     device: torch.device | None,
+    with_confidence: bool,
     rows: NDArray[np.int64],
 ) -> Evaluated:
     import torch
@@ -89,4 +94,7 @@ def _evaluate_chunk(
         wanted = target_tensor(actual, task, reported, objective.num_outputs).to(device)
         losses = sample_losses(outputs, wanted, reported).double().cpu().numpy()
     values = outputs.cpu().numpy()
-    return Evaluated(metric_sums(values, actual, losses, task), losses, sample_scores(values, actual, task))
+    sums = metric_sums(values, actual, losses, task)
+    if with_confidence and task == "classes":
+        sums |= confidence_sums(values, actual, objective.loss.name)
+    return Evaluated(sums, losses, sample_scores(values, actual, task))

@@ -2,7 +2,8 @@
 
 Sums are named float64 arrays. Every task has `count` and `loss` (summed over samples). Beside them:
 
-- classes: `correct`, and `confusion` `(C, C)` (rows: true class) up to `LARGEST_CONFUSION` classes;
+- classes: `correct`, and `confusion` `(C, C)` (rows: true class) up to `LARGEST_CONFUSION` classes; where they were
+  asked for also the sums of `fedgraft.confidence`;
 - labels: `correct` (right decisions at 0.5, averaged over labels), `true_positive`, `false_positive` and
   `false_negative`, each `(L,)`;
 - real: `squared_error`, `absolute_error`, `target` and `target_square`, each `(T,)`.
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fedgraft import confidence
 from fedgraft.models.losses import Task
 
 LARGEST_CONFUSION = 200
@@ -34,12 +36,12 @@ _PER_OUTPUT: dict[Task, tuple[str, ...]] = {
 }
 
 
-def metric_shapes(task: Task, num_outputs: int) -> dict[str, tuple[int, ...]]:
-    """Return the shape of each sum, by name."""
+def metric_shapes(task: Task, num_outputs: int, with_confidence: bool = False) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each sum, by name; with those of `fedgraft.confidence`, if wanted, for classes."""
     shapes: dict[str, tuple[int, ...]] = {"count": (), "loss": ()}
     if task == "classes":
         confusion = {"confusion": (num_outputs, num_outputs)} if num_outputs <= LARGEST_CONFUSION else {}
-        return shapes | {"correct": ()} | confusion
+        return shapes | {"correct": ()} | confusion | (confidence.SHAPES if with_confidence else {})
     if task == "labels":
         shapes["correct"] = ()
     return shapes | dict.fromkeys(_PER_OUTPUT[task], (num_outputs,))
@@ -108,8 +110,9 @@ def summarise(sums: Mapping[str, NDArray[Any]], task: Task) -> dict[str, float]:
     """Return the metrics that the sums give; empty if there is no sample.
 
     Classes: accuracy, balanced accuracy (mean recall of the classes that occur), macro F1 (over classes that
-    occur or were predicted). Labels: accuracy, micro and macro F1. Real: mean squared and absolute error, and
-    R squared (both averaged over outputs; R squared only where the targets vary).
+    occur or were predicted); where it was summed, log-loss and expected calibration error. Labels: accuracy, micro and
+    macro F1. Real: mean squared and absolute error, and R squared (both averaged over outputs; R squared only where
+    the targets vary).
     """
     count = float(sums["count"])
     if count == 0:
@@ -123,7 +126,9 @@ def summarise(sums: Mapping[str, NDArray[Any]], task: Task) -> dict[str, float]:
         metrics["balanced_accuracy"] = float((hits[actual > 0] / actual[actual > 0]).mean())
         seen = (actual + predicted) > 0
         metrics["macro_f1"] = float((2 * hits[seen] / (actual + predicted)[seen]).mean())
-    elif task == "labels":
+    if task == "classes" and "bin_count" in sums:
+        metrics |= confidence.summarise_confidence(sums)
+    if task == "labels":
         hits = np.asarray(sums["true_positive"])
         wrong = np.asarray(sums["false_positive"]) + np.asarray(sums["false_negative"])
         seen = (hits + wrong) > 0
@@ -141,7 +146,7 @@ def summarise(sums: Mapping[str, NDArray[Any]], task: Task) -> dict[str, float]:
 
 
 def over_clients(scores: NDArray[Any], counts: NDArray[Any], task: Task) -> dict[str, float]:
-    """Return how scores are spread over clients: their mean, and the mean of the worst tenth (at least one client).
+    """Return how scores are spread over clients: mean, mean of the worst tenth (at least one), standard deviation.
 
     Args:
         scores: `(num_clients,)`, as `sample_scores` means them: more is better, for real targets less.
@@ -153,7 +158,11 @@ def over_clients(scores: NDArray[Any], counts: NDArray[Any], task: Task) -> dict
         return {}
     worst = -(-len(found) // 10)
     tenth = found[-worst:] if task == "real" else found[:worst]
-    return {"client_mean": float(found.mean()), "client_worst_decile": float(tenth.mean())}
+    return {
+        "client_mean": float(found.mean()),
+        "client_worst_decile": float(tenth.mean()),
+        "client_spread": float(found.std()),
+    }
 
 
 PRIMARY: dict[Task, str] = {"classes": "accuracy", "labels": "accuracy", "real": "mean_squared_error"}

@@ -316,7 +316,8 @@ class PackedStrategy(FlwrStrategy):
         if lacking:
             raise self._state_lost(server_round, lacking)
         self._note_busy([body.seconds for body, _ in unpacked])
-        self.record = recorded(self._calls, [groups for _, groups in unpacked], self.objective)
+        groups_of_calls = [groups for _, groups in unpacked]
+        self.record = recorded(self._calls, groups_of_calls, self.objective, with_confidence=True)
         return MetricRecord(dict(summarise(self.record.metrics, self.objective.task)))
 
     def summary(self) -> None:

@@ -25,4 +25,6 @@ class CentralTest:
         """Return metric sums of a head over the test part."""
         federation = self._workspace.federation
         features, targets = self._workspace.features, federation.samples.targets
-        return evaluate_rows(features, targets, federation.test, head, self._objective, self._threads).sums
+        return evaluate_rows(
+            features, targets, federation.test, head, self._objective, self._threads, with_confidence=True
+        ).sums

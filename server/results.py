@@ -81,6 +81,9 @@ def summary_of(course: Course) -> dict[str, Any]:
     }
     if course.central_sums is not None and "confusion" in course.central_sums:
         summary["central_confusion"] = np.asarray(course.central_sums["confusion"]).astype(int).tolist()
+    if course.central_sums is not None and "bin_count" in course.central_sums:
+        names = ("count", "confidence", "correct")
+        summary["central_reliability"] = {name: course.central_sums[f"bin_{name}"].tolist() for name in names}
     return summary
 
 

@@ -63,7 +63,10 @@ class RoundRecord:
 
 
 def recorded(
-    calls: Sequence[Call], groups_of_calls: Sequence[Mapping[str, Arrays]], objective: Objective
+    calls: Sequence[Call],
+    groups_of_calls: Sequence[Mapping[str, Arrays]],
+    objective: Objective,
+    with_confidence: bool = False,
 ) -> RoundRecord:
     """Return what replies said beside the updates, in the order of the roster.
 
@@ -71,13 +74,14 @@ def recorded(
         calls: whom was asked.
         groups_of_calls: the arrays of the replies, in the order of the calls.
         objective: head, loss and task.
+        with_confidence: whether metrics were asked for that say how sure heads are.
 
     Raises:
         WireError: metrics have other names or shapes than they must, or only some replies carry them.
     """
     order = np.argsort(clients_of(calls))
     record = RoundRecord(clients_of(calls)[order])
-    shapes = metric_shapes(objective.task, objective.num_outputs)
+    shapes = metric_shapes(objective.task, objective.num_outputs, with_confidence)
     metrics: list[Arrays] = []
     personal: list[Arrays] = []
     count = loss = 0.0

@@ -179,6 +179,7 @@ def test_evaluation_of_no_rows_gives_zeros_of_every_sum() -> None:
 def test_over_clients_by_hand() -> None:
     """Of 11 clients with samples the worst two count as the worst tenth; of squared errors those are the largest."""
     scores, counts = np.array([0.0, *np.arange(1, 12)]), np.array([0, *[3] * 11])
-    assert over_clients(scores, counts, "classes") == {"client_mean": 6.0, "client_worst_decile": 1.5}
-    assert over_clients(scores, counts, "real") == {"client_mean": 6.0, "client_worst_decile": 10.5}
+    spread = {"client_mean": 6.0, "client_spread": pytest.approx(10**0.5)}  # of 1 to 11: (11^2 - 1) / 12 = 10
+    assert over_clients(scores, counts, "classes") == spread | {"client_worst_decile": 1.5}
+    assert over_clients(scores, counts, "real") == spread | {"client_worst_decile": 10.5}
     assert over_clients(scores, np.zeros(12), "classes") == {}

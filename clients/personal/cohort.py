@@ -35,9 +35,11 @@ class PersonalCohort:
     Args:
         members: all clients of the host.
         asked: the head that was received, and which clients.
+        with_confidence: whether evaluations say also how sure heads of classes are.
     """
 
-    def __init__(self, members: Members, asked: Asked) -> None:
+    def __init__(self, members: Members, asked: Asked, with_confidence: bool = False) -> None:
+        self._with_confidence = with_confidence
         self._members, self._features, self._index = members, asked.features, asked.index
         self.received = as_tensors(asked.head)
 
@@ -158,9 +160,8 @@ class PersonalCohort:
         members = self._members
         federation = members.workspace.federation
         clients = members.clients[self._index]
-        return OwnEvaluation(
-            self._features, federation.samples.targets, federation.validation, clients, members.objective
-        )
+        targets, objective = federation.samples.targets, members.objective
+        return OwnEvaluation(self._features, targets, federation.validation, clients, objective, self._with_confidence)
 
 
 def _changed(train: TrainSettings, epochs: int) -> TrainSettings:

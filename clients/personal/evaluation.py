@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clients.engine.primal import Stacked, stacked_forward
+from fedgraft.confidence import confidence_sums
 from fedgraft.data.ragged import Ragged
 from fedgraft.evaluation import Objective
 from fedgraft.metrics import add_sums, metric_shapes, metric_sums, sample_scores
@@ -27,6 +28,7 @@ class OwnEvaluation:
         parts: each client's validation samples, by the federation's positions.
         clients: `(num,)` positions of the clients among the federation's.
         objective: head, loss and task.
+        with_confidence: whether to sum also, of classes, how sure the heads are.
     """
 
     def __init__(
@@ -36,10 +38,11 @@ class OwnEvaluation:
         parts: Ragged,
         clients: NDArray[np.int64],
         objective: Objective,
+        with_confidence: bool = False,
     ) -> None:
         self._features, self._targets, self._parts, self._clients = features, targets, parts, clients
-        self._objective = objective
-        shapes = metric_shapes(objective.task, objective.num_outputs)
+        self._objective, self._with_confidence = objective, with_confidence and objective.task == "classes"
+        shapes = metric_shapes(objective.task, objective.num_outputs, with_confidence)
         self.sums: dict[str, NDArray[np.float64]] = {name: np.zeros(shape) for name, shape in shapes.items()}
         """Metric sums over all samples so far; see `fedgraft.metrics`."""
         self.losses = np.zeros(len(clients))
@@ -101,7 +104,10 @@ class OwnEvaluation:
         reported, actual = without_smoothing(self._objective.loss), self._targets[rows]
         wanted = target_tensor(actual, task, reported, num_outputs)
         losses = sample_losses(torch.from_numpy(outputs), wanted, reported).numpy()
-        self.sums = add_sums([self.sums, metric_sums(outputs, actual, losses, task)])
+        sums = metric_sums(outputs, actual, losses, task)
+        if self._with_confidence:
+            sums |= confidence_sums(outputs, actual, reported.name)
+        self.sums = add_sums([self.sums, sums])
         owners = np.repeat(np.arange(len(sizes)), sizes)
         self.losses[turns] = np.bincount(owners, losses) / sizes
         self.scores[turns] = np.bincount(owners, sample_scores(outputs, actual, task)) / sizes

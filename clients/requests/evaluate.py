@@ -42,7 +42,7 @@ class EvaluateAnswers:
             own = self._own(request, groups, asked, folder)
         out: Groups = {}
         if own is not None:
-            out["metrics"], per_client = evaluate_received(self._members, asked)
+            out["metrics"], per_client = evaluate_received(self._members, asked, with_confidence=True)
             if request.personal is not None:
                 out["personal"], columns = own
                 per_client |= columns
@@ -62,7 +62,7 @@ class EvaluateAnswers:
         half, members = request.personal, self._members
         if half is None:
             return {}, {}
-        kind, cohort = kind_of(half), PersonalCohort(members, asked)
+        kind, cohort = kind_of(half), PersonalCohort(members, asked, with_confidence=True)
         if kind.personal == "none":
             raise WireError(
                 f"the request asks for own heads of the half {half.name!r}, which makes none; "
@@ -79,17 +79,20 @@ class EvaluateAnswers:
         return cohort.evaluate(cohort.own_heads(states, kind.layers).of)
 
 
-def evaluate_received(members: Members, asked: Asked) -> Evaluation:
+def evaluate_received(members: Members, asked: Asked, with_confidence: bool = False) -> Evaluation:
     """Return metric sums over the clients' validation parts, and each client's own loss and score.
 
     Args:
         members: all clients of the host.
         asked: the head, and which clients.
+        with_confidence: whether to sum also, of classes, how sure the head is.
     """
     federation, num_clients = members.workspace.federation, len(asked.index)
     rows, owners = joined(federation.validation, members.clients[asked.index])
     targets, objective = federation.samples.targets, members.objective
-    result = evaluate_rows(asked.features, targets, rows, asked.head, objective, members.threads, members.device)
+    result = evaluate_rows(
+        asked.features, targets, rows, asked.head, objective, members.threads, members.device, with_confidence
+    )
     count = np.bincount(owners, minlength=num_clients)
     some = np.maximum(count, 1)
     per_client = {

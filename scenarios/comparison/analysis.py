@@ -11,11 +11,12 @@ from fedgraft.metrics import PRIMARY
 from scenarios.comparison.answers import calibration, confusion
 from scenarios.comparison.curves import curve, equal_bytes
 from scenarios.comparison.findings import Analysis, Condition, Curve, Failure, Metric
+from scenarios.comparison.overall import overall_verdict
 from scenarios.comparison.records import Comparison, PlannedRun, condition_key
 from scenarios.comparison.results import Result
 from scenarios.comparison.rows import Asked, deciding, rows
 from scenarios.comparison.titles import condition_title, contender_title, metric_of
-from scenarios.comparison.verdict import NOTHING
+from scenarios.comparison.verdict import condition_verdict
 
 
 def analyse(comparison: Comparison) -> Analysis:
@@ -35,6 +36,7 @@ def analyse(comparison: Comparison) -> Analysis:
     _check_metric(results, metric)
     names = dict.fromkeys(name for result in results for name in result.final)
     conditions = tuple(_condition(comparison, settings, results, metric) for settings in comparison.conditions)
+    titles = {name: contender_title(name) for name in comparison.contenders}
     return Analysis(
         comparison_id=comparison.comparison_id,
         name=comparison.name,
@@ -43,10 +45,10 @@ def analyse(comparison: Comparison) -> Analysis:
         metric=metric,
         target=comparison.target,
         baseline=comparison.baseline,
-        contenders={name: contender_title(name) for name in comparison.contenders},
+        contenders=titles,
         seeds=comparison.seeds,
         conditions=conditions,
-        verdict=NOTHING,
+        verdict=overall_verdict(conditions, titles, comparison.baseline, metric),
         metric_facts={name: metric_of(name, task) for name in names},
         failures=tuple(failures),
         num_planned=len(comparison.runs),
@@ -126,10 +128,11 @@ def _condition(
     values = [set(deciding(found, metric.name)) for found in of.values()]
     confusions = [confusion(name, titles[name], found) for name, found in of.items()]
     calibrations = [calibration(name, titles[name], found) for name, found in of.items()]
+    table = rows(planned, of, titles, asked)
     return Condition(
         settings=settings,
         title=condition_title(settings),
-        rows=rows(planned, of, titles, asked),
+        rows=table,
         shared_seeds=tuple(sorted(set.intersection(*(seeds for seeds in values if seeds)))) if any(values) else (),
         equal_bytes=bytes_of_all,
         curves=_curves(of, titles, metric, str(results[0].summary["metric"])),
@@ -137,7 +140,7 @@ def _condition(
         confusions=tuple(entry for entry in confusions if entry is not None),
         calibrations=tuple(entry for entry in calibrations if entry is not None),
         transfer=None,
-        verdict=NOTHING,
+        verdict=condition_verdict(table, comparison.baseline, metric, comparison.target),
         notes=_notes(planned, of, titles),
     )
 

@@ -245,6 +245,13 @@ class TestFlowersOwnLoop:
             body = EvaluateReply(round_number=request.round_number, shard=request.shard, num_clients=count, seconds=0)
             right = np.diag([count, count]).astype(float)
             sums = {"count": 2.0 * count, "loss": 0.5 * count, "correct": 1.0 * count, "confusion": right}
+            tenth = np.eye(15)[10]  # all answers are given with probability 0.7, half of them are right
+            sums |= {
+                "bin_count": 2 * count * tenth,
+                "bin_confidence": 1.4 * count * tenth,
+                "bin_correct": count * tenth,
+            }
+            sums["log_loss"] = 0.6 * count
             return body, {"metrics": {name: np.array(value) for name, value in sums.items()}}
 
         logging.getLogger("flwr").setLevel(logging.ERROR)
@@ -262,6 +269,8 @@ class TestFlowersOwnLoop:
         # Half of the answers are right, in the one evaluation, after the last round.
         assert list(result.evaluate_metrics_clientapp) == [5]
         assert result.evaluate_metrics_clientapp[5]["accuracy"] == 0.5
+        assert result.evaluate_metrics_clientapp[5]["log_loss"] == pytest.approx(0.3)
+        assert result.evaluate_metrics_clientapp[5]["calibration_error"] == pytest.approx(0.2)
 
     def test_failed_host_ends_it_with_its_reason(self) -> None:
         logging.getLogger("flwr").setLevel(logging.ERROR)
