@@ -23,8 +23,11 @@ _MIX_2 = np.uint64(0x94D049BB133111EB)
 
 def mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """Return SplitMix64's finaliser of each value; a bijection of the 64-bit integers."""
-    values = (values ^ (values >> np.uint64(30))) * _MIX_1
-    values = (values ^ (values >> np.uint64(27))) * _MIX_2
+    for shift, factor in ((np.uint64(30), _MIX_1), (np.uint64(27), _MIX_2)):
+        mixed = values >> shift  # in place from here: a whole cohort's draws are as large as its steps
+        mixed ^= values
+        mixed *= factor
+        values = mixed
     return values ^ (values >> np.uint64(31))
 
 
@@ -43,15 +46,18 @@ def key(
     purpose: str,
     round_number: int = 0,
     client_keys: NDArray[np.uint64] | int = 0,
-    epoch: int = 0,
+    epoch: NDArray[np.uint64] | int = 0,
 ) -> NDArray[np.uint64]:
-    """Return the key of each client's stream, of the shape of `client_keys` (at least one-dimensional)."""
+    """Return the key of each client's stream, of the shape of `client_keys` (at least one-dimensional).
+
+    An array of epochs is broadcast against the clients: `(num_epochs, 1)` gives `(num_epochs, num_clients)`.
+    """
     with np.errstate(over="ignore"):
         state = np.full(1, seed % 2**64, dtype=np.uint64)
         for part in (name_key(purpose), round_number):
             state = mix(state + GAMMA + np.uint64(part % 2**64))
         state = mix(state + GAMMA + np.atleast_1d(np.asarray(client_keys, dtype=np.uint64)))
-        return mix(state + GAMMA + np.uint64(epoch))
+        return mix(state + GAMMA + np.asarray(epoch, dtype=np.uint64))
 
 
 def uniforms(keys: NDArray[np.uint64]) -> NDArray[np.float64]:
@@ -64,8 +70,22 @@ def orders(keys: NDArray[np.uint64], num_samples: int) -> NDArray[np.int64]:
     """Return one permutation of `range(num_samples)` a key, `(num_keys, num_samples)`."""
     counters = np.arange(1, num_samples + 1, dtype=np.uint64)
     with np.errstate(over="ignore"):
-        draws = mix(keys[:, None] + counters[None, :] * GAMMA)
-    return np.argsort(draws, axis=1, kind="stable").astype(np.int64)
+        return ranked(mix(keys[:, None] + counters[None, :] * GAMMA))
+
+
+def ranked(draws: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """Return the places of each row's draws from the smallest to the largest, along the last axis.
+
+    Each draw's last bits make room for its place, so that a plain sort gives both, in a fifth of the time of
+    `argsort`; draws that agree in all other bits (of 50 samples, two do once in 10^14 rows) stand as they came.
+    """
+    length = draws.shape[-1]
+    places = np.uint64((1 << max(length - 1, 0).bit_length()) - 1)
+    both = draws & ~places
+    both |= np.arange(length, dtype=np.uint64)
+    both.sort(axis=-1)
+    both &= places
+    return both.view(np.int64)
 
 
 def rng(seed: int, purpose: str, round_number: int = 0, client: str = "") -> np.random.Generator:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clients.settings import TrainSettings
-from fedgraft.randomness import GAMMA, key, mix
+from fedgraft.randomness import GAMMA, key, mix, ranked
 
 
 @dataclass(frozen=True)
@@ -45,12 +45,21 @@ def num_steps(sizes: NDArray[np.int64], settings: TrainSettings) -> NDArray[np.i
 
 
 def epoch_orders(keys: NDArray[np.uint64], sizes: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return a permutation of each client's samples, `(num_clients, max(sizes))`; meaningless past its size."""
+    """Return a permutation of each client's samples in each epoch, `(num_epochs, num_clients, max(sizes))`.
+
+    Past a client's size it says nothing.
+
+    Args:
+        keys: `(num_epochs, num_clients)`.
+        sizes: `(num_clients,)`.
+    """
     counters = np.arange(1, int(sizes.max(initial=0)) + 1, dtype=np.uint64)
     with np.errstate(over="ignore"):
-        draws = mix(keys[:, None] + counters[None, :] * GAMMA)
-    draws[counters[None, :] > sizes[:, None].astype(np.uint64)] = np.iinfo(np.uint64).max  # sorts behind all samples
-    return np.argsort(draws, axis=1, kind="stable").astype(np.int64)
+        draws = mix(keys[..., None] + counters * GAMMA)
+    past = counters > sizes[:, None].astype(np.uint64)
+    if past.any():
+        draws[:, past] = np.iinfo(np.uint64).max  # sorts behind all samples
+    return ranked(draws)
 
 
 def plan_steps(
@@ -75,16 +84,24 @@ def plan_steps(
     batch = min(settings.batch_size, int(sizes.max(initial=1)))
     index = np.zeros((len(sizes), longest, batch), dtype=np.int64)
     counts = np.zeros((len(sizes), longest), dtype=np.int64)
-    num_epochs = int((-(-lengths // np.maximum(an_epoch, 1))).max(initial=0))
-    within = np.arange(batch)
-    for epoch in range(num_epochs):
-        order = epoch_orders(key(seed, "batches", round_number, client_keys, epoch), sizes)
-        for step in range(int(an_epoch.max(initial=0))):
-            at = epoch * an_epoch + step
-            clients = np.flatnonzero((step < an_epoch) & (at < lengths))
-            places = step * settings.batch_size + within
-            real = places[None, :] < sizes[clients, None]
-            taken = order[clients][:, np.minimum(places, order.shape[1] - 1)]
-            index[clients, at[clients]] = np.where(real, taken, 0)
-            counts[clients, at[clients]] = real.sum(axis=1)
+    for steps in np.unique(an_epoch[lengths > 0]).tolist():  # clients with as many steps an epoch walk side by side
+        clients = np.flatnonzero((an_epoch == steps) & (lengths > 0))
+        num_epochs = -(-int(lengths[clients[0]]) // steps)
+        epochs = np.arange(num_epochs, dtype=np.uint64)[:, None]
+        orders = epoch_orders(key(seed, "batches", round_number, client_keys[clients], epochs), sizes[clients])
+        taken = _cut(orders, sizes[clients], steps, batch)[:, :longest]
+        here = taken.shape[1]
+        index[clients, :here] = taken
+        counts[clients, :here] = np.tile(
+            (sizes[clients, None] - np.arange(steps) * batch).clip(0, batch), (1, num_epochs)
+        )[:, :here]
     return Steps(index, counts, lengths)
+
+
+def _cut(orders: NDArray[np.int64], sizes: NDArray[np.int64], steps: int, batch: int) -> NDArray[np.int64]:
+    """Return permutations cut into batches, `(num_clients, num_epochs * steps, batch)`; 0 past a client's size."""
+    num_epochs, num_clients, longest = orders.shape
+    width = min(longest, steps * batch)
+    cut = np.zeros((num_clients, num_epochs, steps * batch), dtype=np.int64)
+    cut[:, :, :width] = np.where(np.arange(width) < sizes[:, None], orders[:, :, :width], 0).transpose(1, 0, 2)
+    return cut.reshape(num_clients, num_epochs * steps, batch)

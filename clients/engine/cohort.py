@@ -356,13 +356,9 @@ class Engine:
                 start,
                 table.targets,
                 steps,
-                train.optimizer,
-                task.learning_rate,
-                task.objective.loss,
-                train.clip_norm,
+                task,
                 mu,
                 dual_control,
-                ascent=task.ascent,
             )
         else:
             own = None if control is None else control.own.heads(clients)
@@ -371,13 +367,9 @@ class Engine:
                 table.targets,
                 head,
                 steps,
-                task.objective,
-                train.optimizer,
-                task.learning_rate,
-                train.clip_norm,
+                task,
                 mu,
                 None if control is None or own is None else PrimalControl(control.shared, _tensors(own, head)),
-                ascent=task.ascent,
             )
         self._check_finite(task, clients, result, steps.lengths)
         seen = result.seen.cpu().numpy()

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from clients.engine.batches import Steps
-from clients.engine.dual import CLIP_EPSILON, batch_shares
+from clients.engine.output_space import CLIP_EPSILON
+from clients.engine.visits import Visits, visits
 from clients.settings import Adam, AdamW, OptimizerSettings, Sgd
-from clients.training import ASCENT_EPSILON
+from clients.training import ASCENT_EPSILON, LocalTask
 from fedgraft.evaluation import Objective
 from fedgraft.models.head_settings import AdapterHead, CosineHead, HeadSettings, LinearHead
 from fedgraft.models.heads import ADAPTER, EPSILON
@@ -48,16 +49,12 @@ def train_primal(
     targets: torch.Tensor,
     head: Mapping[str, torch.Tensor],
     steps: Steps,
-    objective: Objective,
-    optimizer: OptimizerSettings,
-    learning_rate: float,
-    clip_norm: float | None = None,
+    task: LocalTask,
     mu: float = 0.0,
     control: PrimalControl | None = None,
     own: Stacked | None = None,
     frozen: frozenset[str] = frozenset(),
     offsets: torch.Tensor | None = None,
-    ascent: float = 0.0,
 ) -> PrimalResult:
     """Train the heads of a bucket of clients.
 
@@ -66,94 +63,80 @@ def train_primal(
         targets: `(num_clients, n)` int64 classes for softmax, else `(num_clients, n, C)`.
         head: the head that was received.
         steps: the clients' steps; clients in falling order of their number of steps.
-        objective: kind of head and resolved loss.
-        optimizer: its settings.
-        learning_rate: the round's.
-        clip_norm: largest norm of a step's gradient, over all parameters of a client.
+        task: the round's kind of head, loss, optimiser, learning rate and clipping; clipping is by the norm over all
+            parameters of a client.
         mu: weight of the proximal term `mu / 2 |w - w0|^2`.
         control: control variates.
         own: heads that the clients start from in place of the one that was received; the proximal term still pulls to
             that one.
         frozen: names of parameters that stay as they are.
         offsets: `(num_clients, C)` what is added to a client's outputs while it trains.
-        ascent: how far a step climbs before it takes its gradient, see `LocalTask`.
     """
     import torch
 
-    num_clients = features.shape[0]
+    num_clients, clip_norm = features.shape[0], task.train.clip_norm
     start = own or {name: value.expand(num_clients, *value.shape) for name, value in head.items()}
     current = {name: value.clone() for name, value in start.items()}
-    rule: _AdamRule | _SgdRule
-    if isinstance(optimizer, Adam):
-        rule = _AdamRule(optimizer, learning_rate, current)
-    else:
-        rule = _SgdRule(optimizer, learning_rate, current)
-    device = features.device
-    index, counts = torch.from_numpy(steps.index).to(device), torch.from_numpy(steps.counts).to(device)
-    places = torch.arange(index.shape[2], device=device)
-    firsts = torch.arange(num_clients, device=device)[:, None] * features.shape[1]
-    flat_features, flat_targets = features.flatten(0, 1), targets.flatten(0, 1)
-    loss_sums = features.new_zeros(num_clients, dtype=torch.float64)
+    rule = _rule(task.train.optimizer, task.learning_rate, current)
     noted = None if control is None else _Noted(control, num_clients)
-    for step in range(index.shape[1]):
-        active = int((steps.lengths > step).sum())
-        batch, count = index[:active, step], counts[:active, step, None]
-        real = places < count
-        taken = (firsts[:active] + batch).flatten()
+    seen = visits(steps, targets, task.objective.loss, features.dtype)
+    losses = features.new_zeros(seen.index.shape)
+    batches = _Batches(features, seen, task.objective, offsets)
+    for step, active in enumerate(seen.num_active):
         moving = {name: value[:active].requires_grad_(name not in frozen) for name, value in current.items()}
-        free = [name for name in moving if name not in frozen]
-        inputs = flat_features.index_select(0, taken).view(active, batch.shape[1], -1)
-        wanted = flat_targets.index_select(0, taken)
-        share = batch_shares(real, count, wanted, objective.loss, features.dtype)
-        added = None if offsets is None else offsets[:active, None]
-        batches = _Batches(objective, inputs, wanted, share, added)
-        losses, gradients = batches.descend(moving, free)
-        if ascent:
-            gradients = batches.descend(_ascended(moving, gradients, ascent), free)[1]
+        losses[step, :active], gradients = batches.descend(step, moving)
+        if task.ascent:
+            gradients = batches.descend(step, _ascended(moving, gradients, task.ascent))[1]
         moving = {name: value.detach() for name, value in moving.items()}
-        loss_sums[:active] += (losses.detach() * share).sum(1, dtype=torch.float64) * count[:, 0]
         if clip_norm is not None:
             _clip(gradients, clip_norm)
         if noted is not None:
             noted.add(gradients, active)
-        if mu:
-            for name, gradient in gradients.items():
+        for name, gradient in gradients.items():
+            if mu:
                 gradient.add_(moving[name] - head[name], alpha=mu)
-        for name in free:
-            rule.move(name, moving[name], gradients[name], step + 1)
+            rule.move(name, moving[name], gradient, step + 1)
     update = {name: value - start[name] for name, value in current.items()}
-    means = None if noted is None else noted.means(torch.from_numpy(steps.lengths).to(device))
-    return PrimalResult(update, loss_sums, counts.sum(1), means)
+    means = None if noted is None else noted.means(torch.from_numpy(steps.lengths).to(features.device))
+    return PrimalResult(update, seen.loss_sums(losses), seen.seen, means)
 
 
 @dataclass(frozen=True)
 class _Batches:
-    """One step's batches of some clients.
+    """The batches of all steps.
 
     Attributes:
+        features: `(num_clients, n, D)`.
+        visits: the steps.
         objective: kind of head and loss.
-        inputs: `(num_clients, batch, D)`.
-        wanted: their targets, one after another.
-        share: `(num_clients, batch)` what a sample's loss is multiplied by in its batch's mean.
-        offsets: `(num_clients, 1, C)` what is added to outputs, if anything.
+        offsets: `(num_clients, C)` what is added to outputs, if anything.
     """
 
+    features: torch.Tensor
+    visits: Visits
     objective: Objective
-    inputs: torch.Tensor
-    wanted: torch.Tensor
-    share: torch.Tensor
     offsets: torch.Tensor | None
 
-    def descend(self, heads: Stacked, free: Sequence[str]) -> tuple[torch.Tensor, Stacked]:
-        """Return samples' losses `(num_clients, batch)`, and gradients of the means by the free parameters."""
+    def descend(self, step: int, moving: Stacked) -> tuple[torch.Tensor, Stacked]:
+        """Return a step's losses, `(active, batch)`, and the gradients of each client's mean of them by its head.
+
+        Args:
+            step: which.
+            moving: the heads of the clients that have it; gradients are taken by those that require them.
+        """
         import torch
 
-        outputs = stacked_forward(self.objective.head, heads, self.inputs)
-        outputs = (outputs if self.offsets is None else outputs + self.offsets).flatten(0, 1)
-        losses = sample_losses(outputs, self.wanted, self.objective.loss).view(self.share.shape)
-        total = (losses * self.share).sum()  # a client's gradient does not see the others
-        found = torch.autograd.grad(total, [heads[name] for name in free])
-        return losses, dict(zip(free, found, strict=True))
+        active = self.visits.num_active[step]
+        taken, wanted = self.visits.places[step], self.visits.targets[step]
+        inputs = self.features.flatten(0, 1).index_select(0, taken).view(active, self.visits.width, -1)
+        outputs = stacked_forward(self.objective.head, moving, inputs)
+        if self.offsets is not None:
+            outputs = outputs + self.offsets[:active, None]
+        losses = sample_losses(outputs.flatten(0, 1), wanted, self.objective.loss).view(active, -1)
+        total = (losses * self.visits.share(step)).sum()  # a client's gradient does not see the others
+        free = [name for name, value in moving.items() if value.requires_grad]
+        gradients = torch.autograd.grad(total, [moving[name] for name in free])
+        return losses.detach(), dict(zip(free, gradients, strict=True))
 
 
 def _ascended(heads: Stacked, gradients: Stacked, ascent: float) -> Stacked:
@@ -232,6 +215,12 @@ def _norms(gradients: Stacked) -> torch.Tensor:
 def _each(factors: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
     """Return `(num_clients,)` factors with as many axes as the values of the clients have."""
     return factors.view(-1, *[1] * (values.dim() - 1))
+
+
+def _rule(settings: OptimizerSettings, learning_rate: float, parameters: Stacked) -> _AdamRule | _SgdRule:
+    if isinstance(settings, Adam):
+        return _AdamRule(settings, learning_rate, parameters)
+    return _SgdRule(settings, learning_rate, parameters)
 
 
 class _SgdRule:

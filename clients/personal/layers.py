@@ -126,16 +126,13 @@ class LayerTraining:
     ) -> OwnTrained:
         """Train heads of clients that train at once from `start`, all but the frozen arrays."""
         task, table = task or self.task, some.table
-        steps, train = self.engine.steps(task, some), task.train
+        steps = self.engine.steps(task, some)
         result = train_primal(
             table.features,
             table.targets,
             self.received,
             steps,
-            task.objective,
-            train.optimizer,
-            task.learning_rate,
-            train.clip_norm,
+            task,
             own=start,
             frozen=frozen,
             offsets=offsets,

@@ -198,17 +198,14 @@ def _trained(
     task: LocalTask, some: AtOnce, steps: Steps, start: Stacked, received: Tensors, pull: float
 ) -> tuple[DualResult | PrimalResult, Stacked]:
     """Return what training gave, and the updates of the heads, in the dual or the primal form."""
-    train, objective, table = task.train, task.objective, some.table
-    if table.gram is None or not isinstance(train.optimizer, Sgd):
+    objective, table = task.objective, some.table
+    if table.gram is None or not isinstance(task.train.optimizer, Sgd):
         primal = train_primal(
             table.features,
             table.targets,
             received,
             steps,
-            objective,
-            train.optimizer,
-            task.learning_rate,
-            train.clip_norm,
+            task,
             pull,
             own=start,
         )
@@ -218,10 +215,7 @@ def _trained(
         stacked_forward(objective.head, start, table.features),
         table.targets,
         steps,
-        train.optimizer,
-        task.learning_rate,
-        objective.loss,
-        train.clip_norm,
+        task,
         pull,
         centre=forward(objective.head, received, table.features) if pull else None,
     )

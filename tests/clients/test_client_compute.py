@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from test_client_engine import DIM, OUTPUTS, Case, by_engine, by_loop, distance, gathered, heads, same
 
-from clients.engine import dual, feature_rows
+from clients.engine import feature_rows
 from clients.engine.cohort import Engine
 from clients.settings import Adam, Sgd, TrainSettings
 from fedgraft.devices import device_of, has_bfloat16, tf32
@@ -73,7 +73,7 @@ def test_the_products_of_other_devices_are_the_plain_loops(
     case: Case, rows_a_chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The branch that a GPU takes, with all products by torch and Gram matrices of many clients at once."""
-    for module in (dual, feature_rows):
+    for module in (output_space, feature_rows):
         monkeypatch.setattr(module, "numpy_is_faster", lambda device: False)
     monkeypatch.setattr(feature_rows, "CHUNK_BYTES", 8 * DIM * rows_a_chunk)
     same(by_engine(case), by_loop(case), 1e-10)
