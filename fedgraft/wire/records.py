@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
@@ -64,8 +64,8 @@ def unpack(record: RecordDict, model: type[Body], what: str) -> tuple[Body, dict
     except ValidationError as error:
         faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()[:5])
         raise WireError(f"{what} has a body that does not fit {model.__name__}: {faults}") from error
-    if record_bytes(record) > LARGEST_RECORD_BYTES:
-        raise WireError(f"{what} holds {record_bytes(record):,} bytes, more than {LARGEST_RECORD_BYTES:,}")
+    if (size := record_bytes(record)) > LARGEST_RECORD_BYTES:
+        raise WireError(f"{what} holds {size:,} bytes, more than {LARGEST_RECORD_BYTES:,}")
     groups = {
         group: {name: _decode(array, f"{what}: {group}.{name}") for name, array in arrays.items()}
         for group, arrays in record.array_records.items()
@@ -77,7 +77,8 @@ def _decode(array: Array, what: str) -> NDArray[Any]:
     """Return the NumPy array of a Flower array; nothing is believed of what it says about itself."""
     if array.stype != "numpy.ndarray":
         raise WireError(f"{what} is packed as {array.stype!r}; only numpy.ndarray is accepted")
-    shape, dtype, num_bytes = _header(array.data, what)
+    shape, order, dtype, start = _header(array.data, what)
+    num_bytes = len(array.data) - start
     if dtype.kind not in _KINDS:
         raise WireError(f"{what} is of type {dtype}; expected numbers")
     if shape != tuple(array.shape) or str(dtype) != array.dtype:
@@ -85,8 +86,8 @@ def _decode(array: Array, what: str) -> NDArray[Any]:
     if any(length < 0 for length in shape) or math.prod(shape) * dtype.itemsize != num_bytes:
         raise WireError(f"{what} says {dtype} {shape} and holds {num_bytes:,} bytes")
     try:
-        value: NDArray[Any] = np.load(io.BytesIO(array.data), allow_pickle=False)
-    except (ValueError, OverflowError) as error:
+        value: NDArray[Any] = np.ndarray(shape, dtype, array.data, start, order=order).copy(order="K")
+    except (ValueError, TypeError, OverflowError) as error:
         raise WireError(f"{what} is not a NumPy array without pickle: {error}") from error
     if value.dtype.kind == "f" and not np.isfinite(value).all():
         count = int(value.size - np.isfinite(value).sum())
@@ -94,20 +95,20 @@ def _decode(array: Array, what: str) -> NDArray[Any]:
     return value
 
 
-def _header(data: bytes, what: str) -> tuple[tuple[int, ...], np.dtype[Any], int]:
-    """Return the shape and dtype that an array's header states, and the number of bytes after it.
+def _header(data: bytes, what: str) -> tuple[tuple[int, ...], Literal["C", "F"], np.dtype[Any], int]:
+    """Return the shape, the order and the dtype that an array's header states, and where the numbers begin.
 
-    Looked at before NumPy reads on: it would make room for whatever the header states, and open a zip as well.
+    NumPy's own `load` is not asked: it makes room for whatever the header states, and opens a zip as well.
     """
     stream = io.BytesIO(data)
     try:
         version = np.lib.format.read_magic(stream)
         if version != (1, 0):
             raise ValueError(f"version {version} of the format, expected (1, 0)")
-        shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
+        shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(stream)
     except Exception as error:  # a hostile header raises whatever Python's own parser meets in it
         raise WireError(f"{what} is not a NumPy array without pickle: {error}") from error
-    return shape, dtype, len(data) - stream.tell()
+    return shape, "F" if is_fortran else "C", dtype, stream.tell()
 
 
 def expect(
