@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from test_client_engine import DIM, OUTPUTS, Case, by_engine, by_loop, distance, gathered, heads, same
 
-from clients.engine import feature_rows
+from clients.engine import feature_rows, output_space
 from clients.engine.cohort import Engine
 from clients.settings import Adam, Sgd, TrainSettings
 from fedgraft.devices import device_of, has_bfloat16, tf32
