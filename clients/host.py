@@ -20,7 +20,6 @@ from clients.settings import ClientPart
 from clients.state.runs import RunStates
 from fedgraft import __version__
 from fedgraft.compute_settings import Device
-from fedgraft.errors import Fault, ScenarioError
 from fedgraft.models import kept
 from fedgraft.wire.protocol import code_digest
 from fedgraft.wire.requests import (
@@ -165,12 +164,8 @@ def resident_host(
         ScenarioError: a site is asked to do what only a simulation may.
     """
     part = ClientPart.model_validate_json(scenario_json)
-    if part.attack is not None and not is_simulated:
-        text = "is for simulations only, and this node is none's: a site does not lie; set it to null"
-        raise ScenarioError("the scenario that was sent", [Fault("attack", text)])
-    if part.strategy.pools and not is_simulated:
-        text = f"{part.strategy.name} pools all clients' data, which a site does not give; take another strategy"
-        raise ScenarioError("the scenario that was sent", [Fault("strategy", text)])
+    if not is_simulated:
+        part.check_for_a_site()
     return Host(part, number, num_hosts, threads, feature_dim, device)
 
 

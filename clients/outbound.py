@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from flwr.app import Message, RecordDict
+from flwr.app import Error, Message, RecordDict
 from numpy.typing import NDArray
 
 from fedgraft.settings import Settings
@@ -31,10 +31,32 @@ watchers: list[Watcher] = []
 """Called before a record leaves; one that raises keeps it in."""
 
 
+def release(kind: str, body: Settings, groups: Mapping[str, Mapping[str, NDArray[Any]]], *own: Watcher) -> RecordDict:
+    """Return the record that answers a kind of request, once every watcher has let it pass.
+
+    Args:
+        kind: the request's.
+        body: the answer's.
+        groups: its arrays.
+        own: watchers of this one record, beside those of the process.
+    """
+    record = pack(body, groups)
+    departure = Departure(kind, record, record_bytes(record))
+    for watcher in (*watchers, *own):
+        watcher(departure)
+    return record
+
+
 def send(request: Message, body: Settings, groups: Mapping[str, Mapping[str, NDArray[Any]]]) -> Message:
     """Return the reply to a request; nothing else in `clients/` makes a message."""
-    record = pack(body, groups)
-    departure = Departure(request.metadata.message_type, record, record_bytes(record))
-    for watcher in watchers:
-        watcher(departure)
-    return Message(record, reply_to=request)
+    return pass_on(request, release(request.metadata.message_type, body, groups))
+
+
+def pass_on(request: Message, released: RecordDict) -> Message:
+    """Return the reply to a request whose record has been released, here or by the site's resident host."""
+    return Message(released, reply_to=request)
+
+
+def refuse(request: Message, code: int, text: str) -> Message:
+    """Return the reply that says why a request is not answered; it holds nothing else."""
+    return Message(Error(code, text), reply_to=request)

@@ -18,6 +18,7 @@ from pydantic import (
 from fedgraft.attack_settings import AttackSettings
 from fedgraft.compute_settings import Precision
 from fedgraft.data.settings import DataSettings
+from fedgraft.errors import Fault, ScenarioError
 from fedgraft.features.settings import FeatureSettings
 from fedgraft.models.head_settings import HeadSettings
 from fedgraft.models.loss_settings import LossSettings
@@ -201,3 +202,16 @@ class ClientPart(Settings):
     attack: AttackSettings | None = None
     server: RoundsPart
     shards: ResolvedShards = 1
+
+    def check_for_a_site(self) -> None:
+        """Refuse a scenario that asks for what only a simulation may do.
+
+        Raises:
+            ScenarioError: names the setting.
+        """
+        if self.attack is not None:
+            text = "is for simulations only, and this node is none's: a site does not lie; set it to null"
+            raise ScenarioError("the scenario that was sent", [Fault("attack", text)])
+        if self.strategy.pools:
+            text = f"{self.strategy.name} pools all clients' data, which a site does not give; take another strategy"
+            raise ScenarioError("the scenario that was sent", [Fault("strategy", text)])

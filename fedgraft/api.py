@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import json
 import logging
 import math
 import os
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedgraft.errors import Fault, FedGraftError, ScenarioError, StoreError
+from fedgraft.events import follower
 from fedgraft.files import write_text
 from fedgraft.progress import Event, listening, report
 from fedgraft.runs import Run
@@ -374,7 +374,7 @@ def _start(scenario: Scenario, submission: Submission, session: RaySession | Non
     from fedgraft.simulation.flower import run_in_flower
 
     directory = Path(submission.run.directory)
-    follow = _follower(directory / "events.jsonl")
+    follow = follower(directory / "events.jsonl")
     outcome = run_in_flower(
         {"scenario": submission.to_run_config()},
         submission.run.num_hosts,
@@ -386,28 +386,6 @@ def _start(scenario: Scenario, submission: Submission, session: RaySession | Non
     follow()
     if outcome.status != "completed":
         raise FedGraftError(f"{outcome.details}\n(Flower's log: {directory / 'flower.log'})")
-
-
-def _follower(path: Path) -> Callable[[], None]:
-    """Return a function that reports the events which another process has appended to a file since the last call."""
-    position = 0
-    with contextlib.suppress(FileNotFoundError):
-        position = path.stat().st_size  # a resumed run: what is there has been shown
-
-    def follow() -> None:
-        nonlocal position
-        with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
-            if file.seek(0, os.SEEK_END) < position:
-                position = 0  # the run began anew
-            file.seek(position)
-            lines = file.read()
-            whole = lines[: lines.rfind(b"\n") + 1]
-            position += len(whole)
-            for line in whole.splitlines():
-                event = json.loads(line)
-                report(event.pop("kind"), **event)
-
-    return follow
 
 
 def _directory(scenario: Scenario, out: str | Path | None, resume: bool) -> tuple[Path, bool]:

@@ -9,9 +9,10 @@ from typing import Annotated
 import typer
 
 from fedgraft import __version__
-from fedgraft.commands import compare, lists, run, trained
+from fedgraft.commands import compare, deployed, lists, run, trained
 from fedgraft.commands.cache import cache
 from fedgraft.commands.provision import provision
+from fedgraft.commands.site import site
 from fedgraft.commands.terminal import err, escaped, out
 from fedgraft.errors import FedGraftError
 
@@ -29,6 +30,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(cache, name="cache")
+app.add_typer(deployed.server, name="server")
+app.add_typer(site, name="site")
 
 
 def _version(wanted: bool) -> None:
@@ -53,6 +56,9 @@ app.command("list")(lists.list_names)
 app.command()(provision)
 for command in (trained.predict, trained.export, trained.contribution, trained.unlearn):
     app.command()(command)
+app.command()(deployed.submit)
+app.command()(deployed.status)
+app.command()(deployed.stop)
 
 
 def main() -> None:

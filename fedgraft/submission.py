@@ -7,6 +7,7 @@ does too, so that `flwr run .` works without FedGraft's command line.
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 import uuid
 from collections.abc import Mapping
@@ -36,6 +37,8 @@ class RunFacts(Settings):
     feature_dim: NonNegativeInt = 0
     """Length of a feature vector, for the costs by which all hosts place the clients alike; 0: not known."""
     device: Device = "auto"
+    sites: tuple[str, ...] = ()
+    """Names of the sites of a deployed run; empty: a simulation."""
     prepared_seconds: dict[str, float] = Field(default_factory=dict)
     """Seconds that the command line spent before the server started, by phase."""
     pictures: bool = True
@@ -48,6 +51,12 @@ class Submission:
 
     scenario_json: str
     run: RunFacts
+
+    @property
+    def digest(self) -> str:
+        """sha256 of what the scenario says, whatever the order of its keys; by it a site allows a scenario."""
+        text = json.dumps(json.loads(self.scenario_json), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
 
     def to_run_config(self) -> str:
         """Return the value of the run key `scenario`."""
@@ -72,7 +81,7 @@ def _parse(value: str) -> Submission:
         run = envelope["run"]
         check_number("protocol", run.get("protocol"), PROTOCOL, "the submission")
         check_number("schema", run.get("schema_number"), SCHEMA, "the submission")
-        return Submission(json.dumps(envelope["scenario"]), RunFacts.model_validate(run))
+        return Submission(json.dumps(envelope["scenario"]), RunFacts.model_validate_json(json.dumps(run)))
     except (KeyError, TypeError, AttributeError, json.JSONDecodeError, ValidationError) as error:
         raise WireError(f"the run key 'scenario' holds no submission of FedGraft: {error}") from error
 

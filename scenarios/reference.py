@@ -195,6 +195,7 @@ _EXAMPLES: dict[str, Any] = {
     "flower:<Class>.name": "flower:FedAdam",
     "YourClass.file": "my_strategy.py",
     "YourClass.name": "Shrinking",
+    "one.client": "clinic-1",
 }
 """Values of required keys for the examples; `Field(examples=[...])` of a setting has precedence."""
 

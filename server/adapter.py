@@ -102,6 +102,8 @@ class PackedStrategy(FlwrStrategy):
         self._plan: tuple[Exchange, ...] = ()
         self._calls: list[Call] = []
         self._gathered: list[Replies] = []
+        self._absent: frozenset[int] = frozenset()
+        self._before = np.zeros(len(roster.names), dtype=np.int64)
         self.versions = np.zeros(len(roster.names), dtype=np.int64)
         """The version of each client's state, which is that of its shard at its host; see `StateSettings`."""
 
@@ -119,9 +121,55 @@ class PackedStrategy(FlwrStrategy):
         self.state, self._plan, self._gathered = state, (), []
         self.versions = versions.copy() if len(versions) else np.zeros(len(self.roster.names), dtype=np.int64)
 
+    def begin_round(self) -> None:
+        """Ask everybody again who was left out of the round before."""
+        self._absent, self._before = frozenset(), self.versions.copy()
+
+    def keep_only(self, places: Sequence[int]) -> bool:
+        """Go on without the hosts that did not answer the exchange in progress; return whether it can be combined.
+
+        It can't be after an earlier exchange of the round in which they took part: then the round begins again.
+
+        Args:
+            places: of the messages that were answered, ascending.
+        """
+        if len(places) == len(self._calls):
+            return True
+        kept = [self._calls[place] for place in places]
+        self._absent |= {call.node for call in self._calls} - {call.node for call in kept}
+        self._calls = [call for call in kept if call.node not in self._absent]
+        if len(self._calls) == len(kept) and not (self._plan and self._gathered):
+            return True
+        self._plan, self._gathered, self.versions = (), [], self._before.copy()
+        return False
+
+    def fault_of(self, round_number: int, place: int, reply: Message) -> str | None:
+        """Return what is wrong with one reply of the exchange in progress; None: it can be combined."""
+        calls, busy = self._calls, dict(self.busy_seconds)
+        self._calls = [calls[place]]
+        try:
+            request = self._plan[len(self._gathered)] if self._plan else None
+            if isinstance(request, Request):
+                self._combine(round_number, request, [reply])
+            elif request is not None:
+                self._combine_sums(request, [reply])
+            else:
+                unpacked_replies(self._calls, round_number, [reply], EvaluateReply)
+        except StateLostError:
+            return None  # no fault of the reply; the run goes back
+        except (WireError, TrainingError) as error:
+            return str(error)
+        finally:
+            self._calls, self.busy_seconds = calls, busy
+        return None
+
     def cohort(self, round_number: int) -> NDArray[np.int64]:
-        """Return the clients of a round, ascending: a pure function of seed and round."""
-        return self.present(round_number).clients
+        """Return the clients of a round, ascending: a pure function of seed, round, and of whose hosts are away."""
+        clients = self.present(round_number).clients
+        if not self._absent:
+            return clients
+        away = np.isin(self.roster.nodes[clients], np.array(sorted(self._absent), dtype=np.uint64))
+        return clients[~away]
 
     def present(self, round_number: int) -> Present:
         """Return who takes part in a round, and who was asked in vain."""
@@ -220,6 +268,8 @@ class PackedStrategy(FlwrStrategy):
     @property
     def phase(self) -> str:
         """What the exchange in progress asks for; seconds are booked on it."""
+        if not self._plan:
+            return "evaluate"
         request = self._plan[len(self._gathered)]
         return PHASES.get(type(request), "train")
 

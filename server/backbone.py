@@ -17,6 +17,7 @@ from fedgraft.wire.requests import BackboneReply, BackboneRequest
 from server.checkpoint import Counters
 from server.exchange import HostError, exchange
 from server.roster import Roster
+from server.sites import Sites, ask_sites
 
 
 def distribute(
@@ -27,6 +28,7 @@ def distribute(
     run_id: str,
     counters: Counters,
     timeout_seconds: float,
+    sites: Sites | None = None,
 ) -> int:
     """See to it that every host has the run's backbone; return to how many the weights were sent.
 
@@ -38,14 +40,15 @@ def distribute(
     if not info.weights_digest:  # identity: the source gives features
         return 0
     manifest = BackboneRequest(run_id=run_id, weights_digest=info.weights_digest, feature_dim=info.feature_dim)
-    lacking = _ask(grid, sorted(roster.descriptions), manifest, {}, counters, timeout_seconds)
+    lacking = _ask(grid, sorted(roster.descriptions), manifest, {}, counters, timeout_seconds, sites)
     if not lacking:
         return 0
     weights = load(settings).state_arrays()
     carrying = manifest.model_copy(update={"carries_weights": True})
-    still = _ask(grid, lacking, carrying, weights, counters, timeout_seconds)
+    still = _ask(grid, lacking, carrying, weights, counters, timeout_seconds, sites)
     if still:
-        raise HostError(f"hosts {still} did not keep the backbone's weights; look into their logs and disks")
+        who = sites.named(still) if sites else f"hosts {still}"
+        raise HostError(f"{who} did not keep the backbone's weights; look into their logs and disks")
     return len(lacking)
 
 
@@ -56,10 +59,14 @@ def _ask(
     weights: Mapping[str, NDArray[Any]],
     counters: Counters,
     timeout_seconds: float,
+    sites: Sites | None,
 ) -> list[int]:
-    """Return the nodes that don't have the weights after the request."""
+    """Return the nodes that don't have the weights after the request; sites that failed are not among them."""
     groups = {"weights": weights} if weights else {}
     messages = [Message(pack(request, groups), dst_node_id=node, message_type="query.backbone") for node in nodes]
-    replies = exchange(grid, messages, counters, "backbone", timeout_seconds)
-    bodies = [unpack(reply.content, BackboneReply, "reply to query.backbone")[0] for reply in replies]
-    return [node for node, body in zip(nodes, bodies, strict=True) if not body.has_weights]
+    if sites is None:
+        found = dict(enumerate(exchange(grid, messages, counters, "backbone", timeout_seconds)))
+    else:
+        found = ask_sites(grid, sites, messages, counters, "backbone")
+    bodies = {place: unpack(found[place].content, BackboneReply, "reply to query.backbone")[0] for place in found}
+    return [nodes[place] for place, body in bodies.items() if not body.has_weights]

@@ -23,10 +23,12 @@ from server.balance import predicted_line
 from server.checkpoint import Checkpoint, Counters, last_checkpoint
 from server.course import Course
 from server.evaluation import CentralTest
+from server.exchange import HostError
 from server.flower_strategy import UnpackedStrategy
-from server.roster import Roster, call_the_roll
+from server.roster import Roster, call_the_roll, call_the_sites
 from server.run_directory import RunDirectory, new_directory
 from server.settings import ServerPart
+from server.sites import Sites
 from strategies.base import Strategy
 from strategies.flower import FlowerStrategy
 
@@ -61,13 +63,18 @@ def begin(
 
     counters.spend("libraries", time.perf_counter() - started)
     report("phase", name="hosts")
-    roster = call_the_roll(grid, run_id, submission.run.num_hosts, part.shards, counters, timeout)
+    sites = _sites(submission, part)
+    if sites is None:
+        roster = call_the_roll(grid, run_id, submission.run.num_hosts, part.shards, counters, timeout)
+    else:
+        roster = call_the_sites(grid, run_id, sites, part.shards, counters)
     _check_clients(part, roster)
     _tell(part, roster)
     info = describe(part.backbone)
-    num_sent = distribute(grid, roster, part.backbone, info, run_id, counters, timeout)
+    num_sent = distribute(grid, roster, part.backbone, info, run_id, counters, timeout, sites)
     if num_sent:
-        report("note", text=f"backbone weights sent to {num_sent} host{'s' if num_sent > 1 else ''}")
+        what = "host" if sites is None else "site"
+        report("note", text=f"backbone weights sent to {num_sent} {what}{'s' if num_sent > 1 else ''}")
     feature_dim = info.feature_dim or next(iter(roster.descriptions.values())).feature_dim
     part.check_task(roster.task)
     loss = resolve_loss(part.loss, roster.task, roster.label_names)
@@ -87,13 +94,39 @@ def begin(
     threads = submission.run.threads
     central = _central(part, objective, counters, threads)
     if checkpoint:
+        _check_state(checkpoint, roster)
         adapter.go_back(checkpoint.state, checkpoint.versions)
         report("note", text=f"resumed after round {checkpoint.round_number}")
         number = checkpoint.round_number
-        return Course(part, directory, grid, roster, adapter, central, counters, checkpoint.head, threads, number)
+        return Course(
+            part, directory, grid, roster, adapter, central, counters, checkpoint.head, threads, sites, number
+        )
     head = initial_head(part.head, feature_dim, objective.num_outputs, part.seed)
     adapter.state = dict(adapter.strategy.init(head))
-    return Course(part, directory, grid, roster, adapter, central, counters, head, threads)
+    return Course(part, directory, grid, roster, adapter, central, counters, head, threads, sites)
+
+
+def _sites(submission: Submission, part: ServerPart) -> Sites | None:
+    """Return the sites of a deployed run; None for a simulation."""
+    names = submission.run.sites
+    if not names:
+        return None
+    quorum = part.server.quorum or len(names) // 2 + 1
+    return Sites(names, min(quorum, len(names)), part.server.timeout_seconds, part.server.resend_seconds)
+
+
+def _check_state(checkpoint: Checkpoint, roster: Roster) -> None:
+    """Refuse to go on with fewer clients than have kept state in this run.
+
+    Raises:
+        HostError: says how many there were.
+    """
+    before, now = len(checkpoint.versions), len(roster.names)
+    if before not in (0, now):
+        raise HostError(
+            f"the run keeps state at {before} clients, and {now} are there; start the sites that are missing, then "
+            "restart the server or submit again"
+        )
 
 
 def _strategy(strategy: Strategy) -> Strategy:
@@ -129,7 +162,7 @@ def _tell(part: ServerPart, roster: Roster) -> None:
 
 def _central(part: ServerPart, objective: Objective, counters: Counters, threads: int) -> CentralTest | None:
     """Return the central test part, or None where there is none or it is not wanted."""
-    if not part.evaluation.central:
+    if not part.evaluation.central or part.data.at_sites:
         return None
     started = time.perf_counter()
     workspace = open_workspace(part.data, part.seed, part.backbone, part.features)

@@ -18,6 +18,7 @@ from server.exchange import StateLostError
 from server.roster import Roster
 from server.run_directory import RunDirectory
 from server.settings import ServerPart
+from server.sites import Sites
 
 MOST_GOINGS_BACK = 3
 """How often a run goes back to a checkpoint without coming further than it ever was."""
@@ -36,6 +37,7 @@ class Course:
     counters: Counters
     head: Arrays
     threads: int
+    sites: Sites | None = None
     round_number: int = 0
     furthest: int = 0
     goings_back: int = 0

@@ -44,7 +44,7 @@ def exchange(
     """
     started = time.perf_counter()
     found: dict[int, Message] = {}
-    places = _push(grid, messages, range(len(messages)), counters)
+    places = push(grid, messages, range(len(messages)), counters)
     sent, sendings = started, 1
     while len(found) < len(messages):
         for reply in grid.pull_messages(places):
@@ -60,8 +60,8 @@ def exchange(
                     f"{text}{tries}, by the hosts {hosts}; raise server.timeout_seconds if they are only slow"
                 )
             report("note", text=f"{text}, by the hosts {hosts}; they are sent again")
-            again = {place: _copy(messages[place]) for place in silent}
-            places |= _push(grid, list(again.values()), list(again), counters)
+            again = {place: copy_of(messages[place]) for place in silent}
+            places |= push(grid, list(again.values()), list(again), counters)
             sent, sendings = time.perf_counter(), sendings + 1
         if silent:
             time.sleep(POLL_SECONDS)
@@ -74,13 +74,13 @@ def exchange(
     return ordered
 
 
-def _push(grid: Grid, messages: Sequence[Message], places: Sequence[int], counters: Counters) -> dict[str, int]:
+def push(grid: Grid, messages: Sequence[Message], places: Sequence[int], counters: Counters) -> dict[str, int]:
     """Send messages; return their ids, each with the place of what it asks for."""
     counters.bytes_down += sum(record_bytes(message.content) for message in messages)
     return dict(zip(grid.push_messages(messages), places, strict=True))
 
 
-def _copy(message: Message) -> Message:
+def copy_of(message: Message) -> Message:
     """Return a message that says the same, with an id of its own."""
     facts = message.metadata
     return Message(

@@ -47,6 +47,8 @@ def _draw(course: Course, metric: str, title: str) -> None:
 
     path, part = course.directory.path, course.part
     accuracy_picture(path / "metrics.jsonl", path / "accuracy.png", metric, title)
+    if part.data.at_sites:
+        return
     workspace = open_workspace(part.data, part.seed, part.backbone, part.features)
     partition_picture(workspace.federation, path / "partition.png")
 

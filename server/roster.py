@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,16 +12,19 @@ from flwr.app import Message
 from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
+from fedgraft import __version__
 from fedgraft.attack_settings import AttackSettings
 from fedgraft.attackers import attackers
 from fedgraft.errors import WireError, listed
 from fedgraft.models.losses import Task
+from fedgraft.progress import report
 from fedgraft.wire.protocol import code_digest
 from fedgraft.wire.records import expect, pack, unpack
 from fedgraft.wire.requests import DescribeRequest, Description
 from fedgraft.wire.shards import shard_of_client
 from server.checkpoint import Counters
 from server.exchange import exchange
+from server.sites import Sites, ask_sites
 
 NODE_WAIT_SECONDS = 120.0
 
@@ -138,6 +141,58 @@ def call_the_roll(
     return _assemble(descriptions, tables, num_shards)
 
 
+def call_the_sites(grid: Grid, run_id: str, sites: Sites, num_shards: int, counters: Counters) -> Roster:
+    """Ask every site for whom it speaks; sites that can't take part are named and left out.
+
+    Raises:
+        HostError: too few sites can.
+        WireError: two sites speak for one client, or they disagree about labels.
+    """
+    nodes = sites.wait(grid)
+    request = DescribeRequest(run_id=run_id)
+    messages = [Message(pack(request), dst_node_id=node, message_type="query.describe") for node in nodes]
+    found = ask_sites(grid, sites, messages, counters, "describe")
+    descriptions: dict[int, Description] = {}
+    tables: dict[int, Table] = {}
+    faults: dict[int, str] = {}
+    for place in sorted(found):
+        node = nodes[place]
+        try:
+            what = f"the description of {sites.named([node])}"
+            description, groups = unpack(found[place].content, Description, what)
+            _check_release(description)
+            tables[node] = _client_table(sites.named([node]), groups.get("clients"))
+            descriptions[node] = description
+        except WireError as error:
+            faults[node] = str(error)
+            report("note", text=f"{sites.named([node])} takes no part: {error}")
+    sites.check_quorum(set(descriptions), "describe", faults)
+    _check_agreement(descriptions, sites)
+    roster = _assemble(descriptions, tables, num_shards)
+    report("note", text=f"who takes part: {_sizes(sites, tables)}")
+    return roster
+
+
+def _sizes(sites: Sites, tables: Mapping[int, Table]) -> str:
+    return listed(
+        f"{sites.named([node])} ({int(table[1].sum()):,} training samples"
+        + (f" of {len(table[0])} clients)" if len(table[0]) > 1 else ")")
+        for node, table in sorted(tables.items(), key=lambda entry: sites.named([entry[0]]))
+    )
+
+
+def _check_release(description: Description) -> None:
+    """Refuse a site that runs another release; the digest of its code may differ, as it has installed its own.
+
+    Raises:
+        WireError: names both releases.
+    """
+    if description.release != __version__:
+        raise WireError(
+            f"it runs FedGraft {description.release}, the server {__version__}; install the same release on both sides"
+        )
+
+
 Table = tuple[list[str], NDArray[np.int64], NDArray[np.int64]]
 
 
@@ -151,12 +206,12 @@ def _ask(
     for node, reply in zip(nodes, exchange(grid, messages, counters, "describe", timeout_seconds), strict=True):
         description, groups = unpack(reply.content, Description, f"description from host {node}")
         _check_code(node, description)
-        answers.append((description, _client_table(node, groups.get("clients"))))
+        answers.append((description, _client_table(f"host {node}", groups.get("clients"))))
     return answers
 
 
-def _client_table(node: int, arrays: Any) -> Table:
-    what = f"clients of host {node}"
+def _client_table(host: str, arrays: Any) -> Table:
+    what = f"clients of {host}"
     if not arrays or "names" not in arrays or arrays["names"].dtype != np.uint8:
         raise WireError(f"{what}: names are missing")
     try:
@@ -181,9 +236,14 @@ def _check_code(node: int, description: Description) -> None:
         )
 
 
-def _check_agreement(descriptions: dict[int, Description]) -> None:
+def _check_agreement(descriptions: dict[int, Description], sites: Sites | None = None) -> None:
     for what in ("task", "label_names", "feature_dim"):
         values = {getattr(description, what) for description in descriptions.values()}
+        if len(values) > 1 and sites is not None:
+            said = "; ".join(
+                f"{sites.named([node])} says {getattr(one, what)}" for node, one in sorted(descriptions.items())
+            )
+            raise WireError(f"the sites disagree about {what.replace('_', ' ')}: {said}")
         if len(values) > 1:
             raise WireError(f"hosts disagree about {what}: {listed(str(value) for value in sorted(values))}")
     if len({description.host_costs for description in descriptions.values()}) > 1:

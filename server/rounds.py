@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from flwr.app import ConfigRecord, Message, MetricRecord
+from flwr.app import ConfigRecord, MetricRecord
 from flwr.serverapp import Grid
 
 from fedgraft.memory import forget_peak
@@ -18,10 +17,11 @@ from fedgraft.submission import Submission
 from fedgraft.threads import numpy_threads
 from fedgraft.wire.records import Arrays, array_record
 from server.adapter import PackedStrategy
+from server.answers import answers
 from server.beginning import begin, open_directory
 from server.contribution import write_contributions
 from server.course import Course, go_back, save
-from server.exchange import StateLostError, exchange
+from server.exchange import StateLostError
 from server.results import write_results
 from server.round_record import RoundRecord
 from server.settings import ServerPart
@@ -124,9 +124,12 @@ def _attendance_of(adapter: PackedStrategy, number: int) -> dict[str, float]:
 def _exchanges(course: Course, adapter: PackedStrategy, number: int) -> MetricRecord | None:
     """Have all exchanges of a round; the adapter holds the next head then. Return the strategy's metrics."""
     sent = array_record(course.head)
+    adapter.begin_round()
     while True:
         messages = list(adapter.configure_train(number, sent, ConfigRecord(), course.grid))
-        replies = _answers(course, messages, adapter.phase)
+        replies = answers(course, messages, adapter, number)
+        if replies is None:
+            continue
         timer = time.perf_counter()
         # Closed forms solve with NumPy; strategies that only add are not slowed by looking for its libraries.
         with numpy_threads(course.threads) if adapter.phase != "train" else contextlib.nullcontext():
@@ -134,11 +137,6 @@ def _exchanges(course: Course, adapter: PackedStrategy, number: int) -> MetricRe
         course.counters.spend("aggregate", time.perf_counter() - timer)
         if arrays is not None:
             return metrics
-
-
-def _answers(course: Course, messages: Sequence[Message], phase: str) -> list[Message]:
-    server = course.part.server
-    return exchange(course.grid, messages, course.counters, phase, server.timeout_seconds, server.retries)
 
 
 def _made_at_once(course: Course, strategy: Strategy, round_number: int, group: str) -> Arrays:
@@ -196,8 +194,7 @@ def _end(course: Course) -> None:
     if course.central is not None and course.central_sums is None:
         course.central_sums = course.central.evaluate(course.head)
     messages = list(adapter.configure_evaluate(number, array_record(course.head), ConfigRecord(), course.grid))
-    replies = _answers(course, messages, "evaluate")
-    adapter.aggregate_evaluate(number, replies)
+    adapter.aggregate_evaluate(number, answers(course, messages, adapter, number) or [])
     if adapter.record is not None:
         _write_record(course, adapter.record, number + 1)
     write_results(course)

@@ -35,6 +35,10 @@ class ServerSettings(Settings):
     """How long the server waits for the replies to one exchange."""
     retries: NonNegativeInt = 0
     """How often a message that was not answered in that time is sent again before the run fails."""
+    quorum: PositiveInt | None = None
+    """Between sites: how many must answer for a round to count; null: more than half. A simulation needs all."""
+    resend_seconds: PositiveFloat = 60.0
+    """Between sites: after how long without an answer a message is sent again, in case that it was lost on the way."""
 
     @model_validator(mode="after")
     def _count_or_fraction(self) -> ServerSettings:

@@ -25,6 +25,7 @@ WAY_IN = {
     "api",
     "cli",
     "commands",
+    "deployed_runs",
     "display",
     "export",
     "predict",

@@ -19,6 +19,7 @@ from fedgraft.data.settings import (
     DirichletSettings,
     IidSettings,
     NaturalSettings,
+    OneSettings,
     PartitionSettings,
     PathologicalSettings,
     ShardsSettings,
@@ -49,6 +50,7 @@ def partition_names() -> tuple[tuple[str, str], ...]:
         ("shards", "samples sorted by class and cut into shards, some shards a client"),
         ("sizes", "random parts of given sizes"),
         ("natural", "the owners that the data name: site folders, a csv's client column, an array 'client'"),
+        ("one", "one owner of all samples, by a name"),
     )
 
 
@@ -60,6 +62,8 @@ def assign(samples: Samples, pool: Indices, settings: PartitionSettings, seed: i
     """
     _check_task(samples, settings)
     _check_numbers(samples, pool, settings)
+    if isinstance(settings, OneSettings):
+        return Assignment((settings.client,), ragged(pool, [len(pool)]))
     # The partitioners cut runs of rows, so the rows are shuffled first, as flwr's FederatedDataset does.
     rows = pool[orders(key(seed, "partition rows"), len(pool))[0]]
     if isinstance(settings, ShardsSettings):
@@ -115,7 +119,7 @@ def _check_numbers(samples: Samples, pool: Indices, settings: PartitionSettings)
                 f"the partition 'sizes' asks for {sum(settings.sizes)} samples, but {left}; "
                 "make the sizes or test_fraction smaller"
             )
-    elif settings.clients > len(pool):
+    elif not isinstance(settings, OneSettings) and settings.clients > len(pool):
         raise DataError(
             f"more clients than samples: the partition '{settings.name}' asks for {settings.clients} clients, "
             f"but {left}; use fewer clients or more samples"

@@ -128,8 +128,13 @@ def numbered(count: int) -> Names:
     return np.ascontiguousarray(code_points.astype(np.uint32)).view(f"<U{width}")[:, 0]
 
 
-def check_samples(samples: Samples, source: str) -> Samples:
+def check_samples(samples: Samples, source: str, labels_declared: bool = False) -> Samples:
     """Return the samples if a head can be trained on them.
+
+    Args:
+        samples: what was read.
+        source: where, for texts.
+        labels_declared: whether the settings name the labels; then one site of several may have a single class.
 
     Raises:
         DataError: there are none, one class only, ids that repeat, targets that are not finite, or client names
@@ -145,7 +150,7 @@ def check_samples(samples: Samples, source: str) -> Samples:
         )
     if samples.task == "classes":
         present = np.unique(samples.targets)
-        if len(present) < 2:
+        if len(present) < 2 and not labels_declared:
             only = samples.label_names[int(present[0])]
             raise DataError(
                 f"{source}: all {samples.num_samples} samples have the one class '{only}'; "

@@ -110,6 +110,13 @@ class TorchvisionSettings(Settings):
     """Download the files if they are missing."""
 
 
+class SitesSettings(Settings):
+    """Each site's own samples, as its own `site.yaml` says; for `fedgraft submit`."""
+
+    name: Literal["sites"] = "sites"
+    """Which source."""
+
+
 def _source_tag(value: object) -> str | None:
     name = value.get("name") if isinstance(value, dict) else getattr(value, "name", None)
     if isinstance(name, str) and name.startswith("torchvision:"):
@@ -123,7 +130,8 @@ SourceSettings = Annotated[
     | Annotated[FolderSettings, Tag("folder")]
     | Annotated[CsvSettings, Tag("csv")]
     | Annotated[ArraysSettings, Tag("arrays")]
-    | Annotated[TorchvisionSettings, Tag("torchvision:<Dataset>")],
+    | Annotated[TorchvisionSettings, Tag("torchvision:<Dataset>")]
+    | Annotated[SitesSettings, Tag("sites")],
     Discriminator(_source_tag),
     BeforeValidator(named),
 ]
@@ -187,8 +195,23 @@ class NaturalSettings(Settings):
     """Which partition."""
 
 
+class OneSettings(Settings):
+    """One owner of all samples."""
+
+    name: Literal["one"] = "one"
+    """Which partition."""
+    client: str = Field(min_length=1, pattern=r"^[^\n]+$")
+    """The owner's name."""
+
+
 PartitionSettings = Annotated[
-    IidSettings | DirichletSettings | PathologicalSettings | ShardsSettings | SizesSettings | NaturalSettings,
+    IidSettings
+    | DirichletSettings
+    | PathologicalSettings
+    | ShardsSettings
+    | SizesSettings
+    | NaturalSettings
+    | OneSettings,
     Discriminator("name"),
     BeforeValidator(named),
 ]
@@ -207,3 +230,8 @@ class DataSettings(Settings):
     """Part of all samples held out for the central test, before the split; an official test part goes first."""
     max_samples_per_client: int | None = Field(default=None, ge=1)
     """Cap on a client's samples (train and validation together); the rest is left out."""
+
+    @property
+    def at_sites(self) -> bool:
+        """Whether the samples lie at the sites of a federation, and this machine has none of them."""
+        return isinstance(self.source, SitesSettings)

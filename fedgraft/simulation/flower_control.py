@@ -53,7 +53,7 @@ class SuperLink:
         signature = SuperExecAuthHttpInterceptor(
             master_secret=secret, protected_methods={"/flwr.proto.Runtime/AcquireTask"}
         )
-        with _loopback_unproxied():
+        with loopback_unproxied():
             self._plain = httpx.Client(timeout=5.0)
             self._control = ControlHttpClient.from_server_address(address, True, None, [version])
             self._runtime = RuntimeHttpClient.from_server_address(address, True, None, [version, signature])
@@ -84,7 +84,7 @@ class SuperLink:
                 init_args_num_cpus=actors.num_actors,
             ),
         )
-        with _refusals("the run"):
+        with refusals("the run"):
             response = self._control.StartRun(request)
         if not response.HasField("run_id"):
             raise LaunchError(f"Flower's SuperLink refused the run: {len(content):,} bytes of code are too many")
@@ -96,7 +96,7 @@ class SuperLink:
         Raises:
             LaunchError: a task of another run was handed out; nobody else should know this SuperLink.
         """
-        with _refusals("the task"):
+        with refusals("the task"):
             response = self._runtime.AcquireTask(AcquireTaskRequest(supported_task_types={TaskType.SIMULATION}))
         if not (response.HasField("task") and response.token):
             return None
@@ -108,7 +108,7 @@ class SuperLink:
 
     def status(self, run_id: int) -> tuple[str, str]:
         """Return the run's real status, such as `running` or `finished:failed`, and Flower's details."""
-        with _refusals("the question for the run's status"):
+        with refusals("the question for the run's status"):
             run = self._control.ListRuns(ListRunsRequest(run_id=run_id)).run_dict[run_id]
         return f"{run.status.status}:{run.status.sub_status}".removesuffix(":"), run.status.details
 
@@ -135,7 +135,7 @@ def bundle(app: Path) -> bytes:
 
 
 @contextlib.contextmanager
-def _refusals(what: str) -> Iterator[None]:
+def refusals(what: str) -> Iterator[None]:
     """Turn an error of the SuperLink into one line."""
     try:
         yield
@@ -148,7 +148,7 @@ def _refusals(what: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _loopback_unproxied() -> Iterator[None]:
+def loopback_unproxied() -> Iterator[None]:
     """Let the HTTP clients made inside know that 127.0.0.1 is not reached through the site's proxy."""
     before = {name: os.environ.get(name) for name in ("no_proxy", "NO_PROXY")}
     os.environ.update(unproxied(os.environ))

@@ -198,6 +198,13 @@ def test_one_class_only(tmp_path: Path) -> None:
         load(tmp_path)
 
 
+def test_one_class_of_several_that_are_declared(tmp_path: Path) -> None:
+    """A site of a federation may have one of its classes only."""
+    draw(tmp_path / "cat" / "a.png", 1)
+    samples = load(tmp_path, labels=("bird", "cat"))
+    assert (samples.label_names, samples.targets.tolist()) == (("bird", "cat"), [1])
+
+
 def test_no_image_can_be_read(tmp_path: Path) -> None:
     for name in ("cat", "dog"):
         (tmp_path / name).mkdir()

@@ -16,6 +16,7 @@ _MODULES = {
     "csv": ("table", "a table of image paths and labels, with optional client, group and id columns"),
     "arrays": ("arrays", "one .npz file, or a folder of mapped .npy files, of images or features with labels"),
     "torchvision:<Dataset>": ("torchvision_datasets", "any classification data set of torchvision.datasets"),
+    "sites": ("sites", "each site's own samples, for `fedgraft submit`"),
 }
 
 
@@ -31,7 +32,7 @@ def load_samples(settings: SourceSettings, seed: int) -> Samples:
     module = importlib.import_module(f"{__name__}.{_MODULES[kind][0]}")
     path = getattr(settings, "path", None)
     source = f"{settings.name} {Path(path).expanduser()}" if path else settings.name
-    return check_samples(cast(Samples, module.load(settings, seed)), source)
+    return check_samples(cast(Samples, module.load(settings, seed)), source, bool(getattr(settings, "labels", None)))
 
 
 def source_names() -> tuple[tuple[str, str], ...]:

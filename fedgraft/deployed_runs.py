@@ -1,0 +1,238 @@
+"""Runs between separate machines: submitted on the server's own machine, followed, and fetched from there."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fedgraft.api import check_strategy, quieten, resolve
+from fedgraft.deployment.kits import ServerFolder
+from fedgraft.errors import Fault, FedGraftError, LaunchError, ScenarioError, StoreError
+from fedgraft.events import follower
+from fedgraft.progress import Event, listening, report
+from fedgraft.runs import Run
+from fedgraft.submission import RunFacts, Submission, read_submission
+
+if TYPE_CHECKING:
+    from scenarios.schema import Scenario
+    from server.deployment.control import Control, FlowerRun
+
+POLL_SECONDS = 0.3
+SERVER_AWAY_SECONDS = 600.0
+"""How long a follower waits for a server that does not answer: it may be restarting."""
+
+
+def deployed(scenario: Scenario) -> Scenario:
+    """Return a scenario as it runs between sites: their data stand in for its own.
+
+    Raises:
+        ScenarioError: it asks for what only a simulation can do.
+    """
+    from fedgraft.data.settings import NaturalSettings, SitesSettings
+    from fedgraft.simulation.settings import InlineRuntime
+
+    faults = [
+        Fault(key, "is for simulations only: real sites come, stay away and answer as they do; set it to null")
+        for key, value in (("attack", scenario.attack), ("availability", scenario.availability))
+        if value is not None
+    ]
+    if scenario.strategy.pools:
+        text = f"{scenario.strategy.title} pools all clients' data, which sites do not give; take another strategy"
+        faults.append(Fault("strategy", text))
+    if scenario.evaluation.contribution:
+        faults.append(Fault("evaluation.contribution", "needs a central test part, which a deployed run has not"))
+    if faults:
+        raise ScenarioError(scenario.name, faults)
+    own = {"source": SitesSettings(), "partition": NaturalSettings(), "test_fraction": 0.0}
+    return scenario.model_copy(
+        update={
+            "data": scenario.data.model_copy(update=own),
+            "evaluation": scenario.evaluation.model_copy(update={"central": False}),
+            "runtime": InlineRuntime(threads=scenario.runtime.threads, device=scenario.runtime.device),
+            "shards": 1,
+        }
+    )
+
+
+def submit(
+    scenario: str | Path | Scenario,
+    folder: ServerFolder,
+    overrides: Sequence[str] = (),
+    *,
+    out: Path | None = None,
+    on_event: Callable[[Event], None] | None = None,
+) -> Run:
+    """Run a scenario at the sites of a federation and fetch the results.
+
+    Args:
+        scenario: a file, the name of a shipped scenario, or a `Scenario`.
+        folder: the server's kit, on the server's machine.
+        overrides: `key.sub=value`; not with a `Scenario`.
+        out: the run directory that the results are fetched into; default: a new one below `runs/`.
+        on_event: called with each progress event.
+
+    Raises:
+        FedGraftError: anything that the user can mend; the text says what to do.
+    """
+    from server.deployment.control import Control
+    from server.run_directory import new_directory
+
+    resolved = deployed(resolve(scenario, overrides))
+    quieten(verbose=False)
+    check_strategy(resolved)
+    target = (out or new_directory(Path("runs"), resolved.name)).absolute()
+    if (target / "run.json").exists():
+        raise StoreError(f"{target} already holds a run; give another folder with --out")
+    directory = new_directory(Path(folder.settings.runs), resolved.name)
+    with contextlib.ExitStack() as stack:
+        if on_event:
+            stack.enter_context(listening(on_event))
+        control = stack.enter_context(Control(folder))
+        sites = _sites(control, folder, resolved)
+        facts = RunFacts(
+            run_id=str(uuid.uuid4()),
+            directory=str(directory),
+            num_hosts=len(sites),
+            threads=resolved.runtime.threads,
+            device=resolved.runtime.device,
+            sites=sites,
+        )
+        submission = Submission(resolved.model_dump_json(), facts)
+        report("note", text=f"the scenario's digest, for sites that allow scenarios by it: {submission.digest}")
+        control.submit({"scenario": submission.to_run_config()})
+        follow(control, facts.run_id, directory)
+    return Run(fetch(directory, target))
+
+
+def _sites(control: Control, folder: ServerFolder, scenario: Scenario) -> tuple[str, ...]:
+    """Return the names of the sites that may join, and say who is there.
+
+    Raises:
+        LaunchError: the server does not run, or has no sites.
+    """
+    names = tuple(site.name for site in folder.settings.sites)
+    if not names:
+        raise LaunchError(f"{folder.folder / 'server.yaml'} names no sites; fedgraft provision adds them")
+    there = [node.name for node in control.nodes() if node.online]
+    away = sorted(set(names) - set(there))
+    report("note", text=f"{len(there)} of {len(names)} sites are there" + (f"; not {', '.join(away)}" if away else ""))
+    quorum = scenario.server.quorum or len(names) // 2 + 1
+    if quorum > len(names):
+        text = f"came {quorum}, but the federation has {len(names)} sites"
+        raise ScenarioError(scenario.name, [Fault("server.quorum", text)])
+    return names
+
+
+def follow(control: Control, run_id: str, directory: Path) -> None:
+    """Report a run's events until it has ended; a server that is restarted meanwhile is waited for.
+
+    Raises:
+        FedGraftError: the run failed or was stopped; or the server stays away.
+    """
+    report_new = follower(directory / "events.jsonl")
+    seen = time.monotonic()
+    while True:
+        report_new()
+        try:
+            run = find(control, run_id)
+            if time.monotonic() - seen > 10 * POLL_SECONDS + 2:
+                report("note", text="the server answers again")
+            seen = time.monotonic()
+        except LaunchError:
+            if time.monotonic() - seen > SERVER_AWAY_SECONDS:
+                raise
+            run = None
+        if run is not None and run.finished:
+            report_new()
+            if run.status == "finished:completed":
+                return
+            if run.status == "finished:stopped":
+                time.sleep(POLL_SECONDS)  # a server that has just come back stops a run and submits it again
+                again = find(control, run_id)
+                if again is not None and not again.finished:
+                    continue
+            raise FedGraftError(_ending(run, directory))
+        time.sleep(POLL_SECONDS)
+
+
+def find(control: Control, run_id: str) -> FlowerRun | None:
+    """Return the newest of Flower's runs that carry out a run of ours; None if there is none."""
+    for run in control.runs():
+        with contextlib.suppress(FedGraftError):
+            if read_submission({"scenario": run.submission}).run.run_id.startswith(run_id):
+                return run
+    return None
+
+
+def _ending(run: FlowerRun, directory: Path) -> str:
+    if run.status == "finished:stopped":
+        return f"the run was stopped; what it left is in {directory}"
+    return f"{run.details or 'the run failed'}\n(what it left is in {directory}; the server's log says more)"
+
+
+def fetch(directory: Path, target: Path) -> Path:
+    """Copy a finished run's files, whole or not at all, and return where they are.
+
+    Raises:
+        StoreError: they can't be read or written.
+    """
+    if directory == target:
+        return target
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as temporary:
+            shutil.copytree(directory, Path(temporary) / "run")
+            if target.is_dir():
+                target.rmdir()  # empty, or else there is something that is not ours
+            (Path(temporary) / "run").rename(target)
+    except OSError as error:
+        raise StoreError(f"the results in {directory} can't be fetched into {target}: {error}") from error
+    return target
+
+
+@dataclass(frozen=True)
+class RunLine:
+    """A run of the server, as `fedgraft status` shows it."""
+
+    run: str
+    scenario: str
+    status: str
+    bytes_to_sites: int
+    bytes_from_sites: int
+    directory: str
+
+
+def run_lines(control: Control) -> list[RunLine]:
+    """Return FedGraft's runs at a server, the newest first; of one that went on after a restart the last part."""
+    lines: dict[str, RunLine] = {}
+    for run in control.runs():
+        with contextlib.suppress(FedGraftError):
+            submission = read_submission({"scenario": run.submission})
+            facts = submission.run
+            if facts.run_id not in lines:
+                name = Path(facts.directory).name
+                lines[facts.run_id] = RunLine(
+                    facts.run_id[:8], name, run.status, run.bytes_to_sites, run.bytes_from_sites, facts.directory
+                )
+    return list(lines.values())
+
+
+def stop(control: Control, run_id: str) -> None:
+    """Stop a run by the beginning of FedGraft's id of it.
+
+    Raises:
+        LaunchError: there is none, or it has ended.
+    """
+    found = find(control, run_id) if run_id else None
+    if found is None:
+        raise LaunchError(f"the server knows no run '{run_id}'; `fedgraft status --kit KIT` lists them")
+    if found.finished:
+        raise LaunchError(f"run '{run_id}' has ended already ({found.status})")
+    control.stop(found.run_id)

@@ -1,0 +1,39 @@
+"""Runs that the server's end interrupted: they go on from their last checkpoint when it is back."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from pathlib import Path
+
+from fedgraft.deployment.kits import ServerFolder
+from fedgraft.errors import FedGraftError
+from fedgraft.submission import Submission, read_submission
+from server.deployment.control import Control
+
+
+def resubmit_unfinished(folder: ServerFolder, control: Control, log: logging.Logger) -> None:
+    """Submit again whatever was being run when the server went down; before anything new is started.
+
+    Args:
+        folder: the server's kit.
+        control: of its SuperLink, which still counts the runs of before as running.
+        log: says which.
+    """
+    for run in control.runs():
+        if run.finished or run.status.startswith("pending"):
+            continue
+        try:
+            submission = read_submission({"scenario": run.submission})
+            control.stop(run.run_id)
+        except FedGraftError as error:
+            log.warning("run %d was interrupted and can't go on: %s", run.run_id, error)
+            continue
+        control.submit({"scenario": going_on(submission).to_run_config()})
+        log.info("run %s goes on from its last checkpoint", submission.run.run_id[:8])
+
+
+def going_on(submission: Submission) -> Submission:
+    """Return the submission that goes on with a run, from its start if it had not got as far as a folder."""
+    begun = (Path(submission.run.directory) / "run.json").exists()
+    return dataclasses.replace(submission, run=submission.run.model_copy(update={"resume": begun}))

@@ -1,0 +1,215 @@
+"""The resident host of a site: its own data and weights, its own policy, and a ledger of all that leaves."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from clients.host import Host
+from clients.settings import ClientPart
+from clients.site.host import SiteHost, site_backbone
+from clients.site.ledger import Ledger, verify
+from clients.site.policy import Policy
+from clients.site.settings import PolicySettings
+from fedgraft.deployment.settings import SiteSettings
+from fedgraft.errors import DataError, FedGraftError
+from fedgraft.models.settings import BackboneSettings
+from fedgraft.submission import RunFacts, Submission
+from fedgraft.wire.records import pack, unpack
+from fedgraft.wire.requests import (
+    DescribeRequest,
+    Description,
+    HalfSettings,
+    StateSettings,
+    TrainReply,
+    TrainRequest,
+)
+from scenarios.schema import Scenario
+
+RUN = "0123456789abcdef"
+FEATURES = np.random.default_rng(3).normal(size=(80, 6)).astype(np.float32)
+LABELS = np.arange(80) % 3
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> SiteSettings:
+    data = tmp_path / "data.npz"
+    np.savez(data, features=FEATURES, labels=LABELS, label_names=np.array(["a", "b", "c"]))
+    return SiteSettings.model_validate_json(
+        json.dumps(
+            {
+                "name": "clinic-1",
+                "federation": "lab",
+                "server": {"host": "localhost"},
+                "data": {"source": {"name": "arrays", "path": str(data)}},
+                "state_dir": str(tmp_path / "state"),
+                "cache_dir": str(tmp_path / "cache"),
+                "socket": str(tmp_path / "host.sock"),
+            }
+        )
+    )
+
+
+def hosted(site: SiteSettings, **policy: Any) -> SiteHost:
+    state = Path(site.state_dir)
+    rules = Policy(site.name, PolicySettings(**policy), state / "policy")
+    return SiteHost(site, rules, Ledger(state / "ledger.jsonl"))
+
+
+def submitted(**changes: Any) -> str:
+    """Return the run key of a scenario whose own data are none that any machine has."""
+    scenario: dict[str, Any] = {
+        "name": "pilot",
+        "data": {"source": {"name": "arrays", "path": "/nowhere/of-the-server.npz"}, "partition": "natural"},
+        "backbone": "identity",
+        "strategy": "fedavg",
+        **changes,
+    }
+    resolved = Scenario.model_validate_json(json.dumps(scenario))
+    return Submission(resolved.model_dump_json(), RunFacts(run_id=RUN, sites=("clinic-1",))).to_run_config()
+
+
+HEAD = {"weight": np.zeros((3, 6), dtype=np.float32), "bias": np.zeros(3, dtype=np.float32)}
+
+
+def train(host: SiteHost, number: int = 1, **more: Any) -> tuple[TrainReply, dict[str, dict[str, np.ndarray]]]:
+    request = TrainRequest(run_id=RUN, weights_digest="", round_number=number, shard=0, **more)
+    extra = {"extra": {f"control.{n}": v for n, v in HEAD.items()}} if more.get("half") else {}
+    groups = {"head": HEAD, "clients": {"index": np.array([0])}, **extra}
+    return unpack(host.answer("train", submitted(), pack(request, groups)), TrainReply, "reply")
+
+
+def ledger(site: SiteSettings) -> list[Any]:
+    return [line.entry for line in verify(Path(site.state_dir) / "ledger.jsonl").lines]
+
+
+def test_the_data_are_the_sites_own_whatever_the_scenario_says(site: SiteSettings) -> None:
+    record = hosted(site).answer("query.describe", submitted(), pack(DescribeRequest(run_id=RUN)))
+    body, groups = unpack(record, Description, "reply")
+    assert groups["clients"]["names"].tobytes().decode() == "clinic-1"
+    assert body.label_names == ("a", "b", "c")
+    assert groups["clients"]["num_train"].tolist() == [64]  # 80 less a fifth
+    assert groups["clients"]["num_validation"].tolist() == [16]
+
+
+def test_an_update_is_that_of_the_same_client_in_a_simulation(site: SiteSettings, tmp_path: Path) -> None:
+    """The oracle is the host of a simulation whose federation is this one client, named alike."""
+    pooled = tmp_path / "pooled.npz"
+    names = np.array(["clinic-1"] * 80)
+    np.savez(pooled, features=FEATURES, labels=LABELS, label_names=np.array(["a", "b", "c"]), client=names)
+    data = {"source": {"name": "arrays", "path": str(pooled)}, "partition": "natural", "test_fraction": 0.0}
+    text = json.dumps({"name": "pilot", "data": data, "backbone": "identity", "shards": 1})
+    part = ClientPart.model_validate_json(Scenario.model_validate_json(text).model_dump_json())
+    request = TrainRequest(run_id=RUN, weights_digest="", round_number=1, shard=0)
+    _, expected = Host(part, 0, 1).train(request, {"head": HEAD, "clients": {"index": np.array([0])}})
+    _, found = train(hosted(site))
+    for name in HEAD:
+        np.testing.assert_array_equal(found["update"][name], expected["update"][name])
+    assert np.abs(found["update"]["weight"]).max() > 0.1
+
+
+def test_everything_that_leaves_is_in_the_ledger_first(site: SiteSettings) -> None:
+    host = hosted(site)
+    host.answer("query.describe", submitted(), pack(DescribeRequest(run_id=RUN)))
+    _, groups = train(host)
+    with pytest.raises(FedGraftError):
+        host.answer("query.describe", submitted(attack={"name": "sign-flip"}), pack(DescribeRequest(run_id=RUN)))
+    described, trained, refused = ledger(site)
+    assert (described.request, described.outcome, described.round) == ("query.describe", "answer", None)
+    assert (trained.request, trained.round, trained.run, trained.scenario) == ("train", 1, RUN, "pilot")
+    names = {f"{group}.{name}" for group, values in groups.items() for name in values}
+    assert {array.name for array in trained.arrays} == names
+    assert refused.outcome == "refusal"
+    assert "attack" in refused.text
+
+
+def test_nothing_leaves_when_the_ledger_cannot_be_written(site: SiteSettings) -> None:
+    host = hosted(site)
+    path = Path(site.state_dir) / "ledger.jsonl"
+    path.write_text('{"some": "line that somebody put there"}\n')
+    with pytest.raises(FedGraftError, match="the site's ledger can't be written, so nothing leaves"):
+        train(host)
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"attack": {"name": "label-flip"}}, "attack: is for simulations only"),
+        ({"strategy": "centralised"}, "pools all clients' data, which a site does not give"),
+    ],
+)
+def test_what_only_a_simulation_may_do_is_refused(site: SiteSettings, changes: dict[str, Any], text: str) -> None:
+    with pytest.raises(FedGraftError, match=text):
+        hosted(site).answer("query.describe", submitted(**changes), pack(DescribeRequest(run_id=RUN)))
+
+
+def test_the_policy_is_asked_before_and_after(site: SiteSettings) -> None:
+    with pytest.raises(FedGraftError, match=r"clinic-1 refuses: 'train' is not answered here"):
+        train(hosted(site, requests=("describe",)))
+    with pytest.raises(FedGraftError, match=r"the update's norm is .* more than 1e-06"):
+        train(hosted(site, largest_update_norm=1e-6))
+    assert [entry.outcome for entry in ledger(site)] == ["refusal", "refusal"]
+
+
+def test_a_fault_of_our_own_shows_nothing_of_the_data(site: SiteSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise KeyError("patient 17")
+
+    monkeypatch.setattr(Host, "train", broken)
+    with pytest.raises(FedGraftError, match=r"^'train' failed at the site clinic-1; the site's own log says why$"):
+        train(hosted(site))
+    assert "patient" not in (Path(site.state_dir) / "ledger.jsonl").read_text()
+
+
+def test_a_request_that_is_sent_again_gets_the_same_bits_without_training_again(
+    site: SiteSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = hosted(site)
+    _, first = train(host)
+    monkeypatch.setattr(Host, "train", lambda *_: pytest.fail("trained again"))
+    _, again = train(host)
+    np.testing.assert_array_equal(first["update"]["weight"], again["update"]["weight"])
+    assert len(ledger(site)) == 2  # it left twice
+
+
+def test_client_state_outlives_the_process(site: SiteSettings) -> None:
+    """SCAFFOLD's second round from a new process equals the one from the process that trained the first."""
+    options: dict[str, Any] = {"half": HalfSettings(name="control_variate"), "sums": ("update", "control")}
+
+    def second(host: SiteHost) -> np.ndarray:
+        body, groups = train(host, 2, state=StateSettings(version=1, becomes=2), **options)
+        assert body.has_state
+        return groups["update"]["weight"]
+
+    host = hosted(site)
+    train(host, 1, state=StateSettings(version=0, becomes=1), **options)
+    restarted = second(hosted(site))
+    np.testing.assert_array_equal(restarted, second(host))
+    fresh, _ = train(hosted(site), 2, state=StateSettings(version=7, becomes=8), **options)
+    assert not fresh.has_state  # a version that nobody has is not made up
+
+
+def test_labels_that_are_not_the_federations_are_refused(site: SiteSettings) -> None:
+    other = site.model_copy(update={"labels": ("a", "c", "b")})
+    with pytest.raises(FedGraftError, match="have the labels a, b, c; the federation's are a, c, b, in that order"):
+        hosted(other).answer("query.describe", submitted(), pack(DescribeRequest(run_id=RUN)))
+
+
+def test_a_site_without_data_does_not_start(site: SiteSettings) -> None:
+    with pytest.raises(DataError, match="names no data yet; fill in `data:`"):
+        hosted(site.model_copy(update={"data": None}))
+
+
+def test_no_file_of_the_site_is_read_because_a_scenario_names_it() -> None:
+    asked = BackboneSettings(name="timm:resnet18", weights="/etc/passwd.pth")
+    assert site_backbone(asked, None).weights == "random"
+    assert site_backbone(BackboneSettings(name="timm:resnet18"), None).weights == "random"  # would be downloaded
+    bundled = BackboneSettings()
+    assert site_backbone(bundled, None) == bundled
+    own = BackboneSettings(name="timm:resnet18", weights="/data/ours.pth")
+    assert site_backbone(asked, own).weights == "/data/ours.pth"
+    assert site_backbone(asked, BackboneSettings(name="timm:resnet50", weights="/data/x.pth")).weights == "random"
