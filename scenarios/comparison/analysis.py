@@ -9,6 +9,7 @@ from pydantic import JsonValue
 from fedgraft.errors import FedGraftError, StoreError, listed
 from fedgraft.metrics import PRIMARY
 from scenarios.comparison.answers import calibration, confusion
+from scenarios.comparison.clients import client_rows, facts_by_seed
 from scenarios.comparison.curves import curve, equal_bytes
 from scenarios.comparison.findings import Analysis, Condition, Curve, Failure, Metric
 from scenarios.comparison.overall import overall_verdict
@@ -16,6 +17,7 @@ from scenarios.comparison.records import Comparison, PlannedRun, condition_key
 from scenarios.comparison.results import Result
 from scenarios.comparison.rows import Asked, deciding, rows
 from scenarios.comparison.titles import condition_title, contender_title, metric_of
+from scenarios.comparison.transfer import transfer_report
 from scenarios.comparison.verdict import condition_verdict
 
 
@@ -129,6 +131,9 @@ def _condition(
     confusions = [confusion(name, titles[name], found) for name, found in of.items()]
     calibrations = [calibration(name, titles[name], found) for name, found in of.items()]
     table = rows(planned, of, titles, asked)
+    facts = facts_by_seed(here, comparison.directory) if any(_has_clients(result) for result in here) else {}
+    clients = client_rows(of, facts)
+    score = metric_of("clients/client_mean", str(here[0].summary["task"])) if here else metric
     return Condition(
         settings=settings,
         title=condition_title(settings),
@@ -136,13 +141,17 @@ def _condition(
         shared_seeds=tuple(sorted(set.intersection(*(seeds for seeds in values if seeds)))) if any(values) else (),
         equal_bytes=bytes_of_all,
         curves=_curves(of, titles, metric, str(results[0].summary["metric"])),
-        clients=(),
+        clients=clients,
         confusions=tuple(entry for entry in confusions if entry is not None),
         calibrations=tuple(entry for entry in calibrations if entry is not None),
-        transfer=None,
+        transfer=transfer_report(of, titles, clients, score, facts_at_hand=bool(facts)),
         verdict=condition_verdict(table, comparison.baseline, metric, comparison.target),
         notes=_notes(planned, of, titles),
     )
+
+
+def _has_clients(result: Result) -> bool:
+    return any(result.client_scores.values())
 
 
 def _curves(

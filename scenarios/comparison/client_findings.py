@@ -20,8 +20,8 @@ class ClientRow:
         num_validation: samples that scores are over.
         label_skew: distance of its labels from the federation's: half the summed differences of shares, 0 to 1; None
             for real targets, and where the data are not at hand.
-        distance: of its mean feature from the federation's mean, in standard deviations of a client's mean of as many
-            samples if they were drawn at random: about 1 for a client like the others; None where not at hand.
+        distance: of its mean feature from the federation's mean, in standard deviations of the features, without what
+            the chance of few samples adds: 0 for a client like the others; None where the data are not at hand.
         scores: contender -> score of the head that this client would use: its own where the strategy makes own heads,
             the global one otherwise. Share of right answers; for real targets the squared error.
         global_scores: contender -> score of the global head.

@@ -1,0 +1,92 @@
+"""Scores of each client under each contender, beside what its data are like."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from scenarios.comparison.client_facts import ClientFacts, client_facts
+from scenarios.comparison.client_findings import ClientRow
+from scenarios.comparison.results import Result
+
+Scores = dict[str, float]
+"""Client -> score."""
+
+
+def final_scores(result: Result, part: str) -> Scores:
+    """Return each client's score at the run's end, of the global head (`validation`) or its own (`personal`)."""
+    evaluations = result.client_scores[part]
+    if not evaluations:
+        return {}
+    return {client: score for client, (score, _, _) in evaluations[-1].of.items()}
+
+
+def served_scores(result: Result) -> Scores:
+    """Return each client's score with the head that it would use: its own where there is one, else the global one."""
+    return final_scores(result, "personal") or final_scores(result, "validation")
+
+
+def tuned_scores(result: Result) -> Scores:
+    """Return each client's score with its own head of the round that had the least loss on its validation part.
+
+    The score is not what the round is chosen by, so that choosing favours it less; a little it does.
+    """
+    best: dict[str, tuple[float, float]] = {}
+    for evaluation in result.client_scores["personal"]:
+        for client, (score, loss, _) in evaluation.of.items():
+            if client not in best or loss < best[client][0]:
+                best[client] = (loss, score)
+    return {client: score for client, (_, score) in best.items()}
+
+
+def facts_by_seed(results: Sequence[Result], directory: Path | None) -> dict[int, dict[str, ClientFacts]]:
+    """Return what clients are like, seed by seed, as far as the data are at hand."""
+    found: dict[int, dict[str, ClientFacts]] = {}
+    for result in results:
+        if result.seed not in found and result.strategy != "centralised":
+            facts = client_facts(result.planned.run.scenario, directory)
+            if facts is None:
+                return found  # if one split's data are not here, the others' are not either
+            found[result.seed] = facts
+    return found
+
+
+def client_rows(
+    of: Mapping[str, Sequence[Result]], facts: Mapping[int, Mapping[str, ClientFacts]]
+) -> tuple[ClientRow, ...]:
+    """Return a row a seed and client.
+
+    Args:
+        of: contender -> its runs under one condition.
+        facts: seed -> client -> what it is like.
+    """
+    served: dict[tuple[int, str], Scores] = {}
+    received: dict[tuple[int, str], Scores] = {}
+    sizes: dict[tuple[int, str], int] = {}
+    for contender, results in of.items():
+        for result in results:
+            if result.strategy == "centralised":  # its one client is everybody
+                continue
+            for client, score in served_scores(result).items():
+                served.setdefault((result.seed, client), {})[contender] = score
+            for client, score in final_scores(result, "validation").items():
+                received.setdefault((result.seed, client), {})[contender] = score
+            for part in ("validation", "personal"):
+                for evaluation in result.client_scores[part][-1:]:
+                    sizes |= {(result.seed, client): count for client, (_, _, count) in evaluation.of.items()}
+    rows = []
+    for seed, client in sorted(served, key=lambda place: place[0]):  # stable: clients stay in the federation's order
+        known = facts.get(seed, {}).get(client)
+        rows.append(
+            ClientRow(
+                client=client,
+                seed=seed,
+                num_train=None if known is None else known.num_train,
+                num_validation=sizes[seed, client],
+                label_skew=None if known is None else known.label_skew,
+                distance=None if known is None else known.distance,
+                scores=served[seed, client],
+                global_scores=received.get((seed, client), {}),
+            )
+        )
+    return tuple(rows)
