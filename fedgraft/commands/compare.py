@@ -94,6 +94,16 @@ def _show_plan(found: Comparison) -> None:
 
 
 def _show_end(found: Comparison, quiet: bool) -> None:
-    """Print where all of it lies."""
-    if not quiet and found.directory is not None:
-        out.print(f"results: {shown(found.directory)}", soft_wrap=True)
+    """Print the tables, the verdict, and where all of it lies."""
+    if quiet or found.directory is None:
+        return
+    if any(run.state == "finished" for run in found.runs):
+        from fedgraft.commands.compare_results import tables, verdict_lines
+        from scenarios.comparison.analysis import analyse
+
+        analysis = analyse(found)
+        for table in tables(analysis):
+            out.print(table)
+        for line in verdict_lines(analysis):
+            out.print(line, soft_wrap=True)
+    out.print(f"results: {shown(found.directory)}", soft_wrap=True)
