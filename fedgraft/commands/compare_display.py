@@ -196,13 +196,9 @@ def plan_lines(found: Comparison) -> Iterator[str]:
 
 def title_of(run: PlannedRun) -> str:
     """Return what a run is called in a line: contender, condition, seed."""
-    values = [_value(key, value) for key, value in run.condition.items()]
-    return ", ".join([run.contender, *values, f"seed {run.seed}"])
+    from scenarios.comparison.titles import condition_title
 
-
-def _value(key: str, value: Any) -> str:
-    shown = value.get("name", value) if isinstance(value, dict) else value
-    return f"{key.removesuffix('.name').rpartition('.')[2]} {'none' if shown is None else shown}"
+    return ", ".join(part for part in (run.contender, condition_title(run.condition), f"seed {run.seed}") if part)
 
 
 def metric_words(metric: str) -> str:

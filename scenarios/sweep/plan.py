@@ -295,17 +295,19 @@ def _contender_names(combinations: Sequence[_Combination], conditions: Sequence[
 
 
 def _condition_labels(conditions: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return a short name of each condition; empty where there is only one."""
-    place = Place("", None, Path())
-    flats = [_named({key: _located(value, place) for key, value in condition.items()}) for condition in conditions]
-    blocks = {key.removesuffix(".name") for entry in flats for key in entry if key.endswith(".name")}
-    for entry in flats:
-        for key in [key for key, value in entry.items() if value is None]:
-            del entry[key]
-            entry[f"{key}.name" if key in blocks else key] = "none"
-    if all(entry == flats[0] for entry in flats):
-        return [""] * len(flats)
-    return contender_names(flats)
+    """Return a short text for each condition: `alpha=0.1 attack=sign-flip`; empty where there is only one."""
+    if all(condition == conditions[0] for condition in conditions):
+        return [""] * len(conditions)
+    return [" ".join(_label(key, value) for key, value in condition.items()) for condition in conditions]
+
+
+def _label(key: str, value: Any) -> str:
+    short = key.removesuffix(".name").rpartition(".")[2]
+    if not isinstance(value, dict):
+        return f"{short}={'none' if value is None else value}"
+    if "name" in value:
+        return f"{short}={value['name']}"
+    return f"{short}={' '.join(_label(*entry) for entry in value.items())}"
 
 
 def _named(settings: Mapping[str, Located]) -> dict[str, Any]:
