@@ -72,10 +72,14 @@ class Terms:
     Attributes:
         solver: how the clients trained.
         loss_power: q, the power of a client's loss by which fair sums weigh it.
+        point: an update, from which sums by nearness take distances.
+        smoothing: distances below it count as it.
     """
 
     solver: LocalSolver | None = None
     loss_power: float = 0.0
+    point: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    smoothing: float = 0.0
 
     def path_lengths(self, trained: Trained) -> NDArray[np.float64]:
         """Return the sum of the weights of each client's gradients in its update, in learning rates."""
@@ -84,6 +88,14 @@ class Terms:
     def powers(self, trained: Trained, power: float) -> NDArray[np.float64]:
         """Return each client's samples times its loss of the received head to a power."""
         return np.asarray(trained.num_samples * np.maximum(trained.losses_before, LEAST_LOSS) ** power)
+
+    def nearness(self, trained: Trained) -> NDArray[np.float64]:
+        """Return each client's samples over the distance of its update from the point."""
+        updates, squares = trained.updates(), np.zeros(len(trained.num_samples))
+        for name, value in updates.items():
+            apart = (value - np.asarray(self.point[name], dtype=np.float64)).reshape(len(value), -1)
+            squares += np.einsum("kp,kp->k", apart, apart)
+        return np.asarray(trained.num_samples / np.maximum(self.smoothing, np.sqrt(squares)))
 
     def curvatures(self, trained: Trained) -> float:
         """Return `sum_k n_k F_k^(q - 1) |w_k - w|^2 / learning rate`."""
@@ -113,6 +125,7 @@ class SumReply:
     | `control` | `sum_k n_k` times the change of the client's control variate |
     | `normalised_update` | `sum_k n_k (w_k - w) / a_k`; `a_k` are the path lengths of `clients.local_solver` |
     | `fair_update` | `sum_k n_k F_k^q (w_k - w)`; `F_k` is the mean loss of `w` over the client's training samples |
+    | `near_update` | `sum_k n_k (w_k - w) / d_k`; `d_k` is the distance of `w_k - w` from the request's point |
 
     | scalar | |
     | --- | --- |
@@ -122,6 +135,7 @@ class SumReply:
     | `square_norm` | `sum_k n_k |w_k - w|^2` |
     | `fair_weight` | `sum_k n_k F_k^q` |
     | `fair_curvature` | `sum_k n_k F_k^(q - 1) |w_k - w|^2 / learning rate` |
+    | `near_weight` | `sum_k n_k / d_k` |
 
     Raises:
         WireError: a sum or scalar is asked for that this release does not have.
@@ -172,6 +186,7 @@ SUMS: dict[str, Callable[[Trained, Terms], dict[str, NDArray[np.float64]]]] = {
     "control": lambda trained, _: trained.state_change("control", trained.num_samples.astype(np.float64)),
     "normalised_update": lambda trained, terms: trained.weighted_sum(trained.num_samples / terms.path_lengths(trained)),
     "fair_update": lambda trained, terms: trained.weighted_sum(terms.powers(trained, terms.loss_power)),
+    "near_update": lambda trained, terms: trained.weighted_sum(terms.nearness(trained)),
 }
 SCALARS: dict[str, Callable[[Trained, Terms], float]] = {
     "weight": lambda trained, _: float(trained.num_samples.sum()),
@@ -181,7 +196,10 @@ SCALARS: dict[str, Callable[[Trained, Terms], float]] = {
     "square_norm": lambda trained, _: float(trained.num_samples @ trained.square_norms()),
     "fair_weight": lambda trained, terms: float(terms.powers(trained, terms.loss_power).sum()),
     "fair_curvature": lambda trained, terms: terms.curvatures(trained),
+    "near_weight": lambda trained, terms: float(terms.nearness(trained).sum()),
 }
+NEAR = frozenset({"near_update", "near_weight"})
+"""Sums and scalars by nearness to a point; they need every client's update at hand, and are asked for repeatedly."""
 
 
 @dataclass

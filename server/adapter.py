@@ -219,6 +219,7 @@ class PackedStrategy(FlwrStrategy):
         if isinstance(request, LeaveOut):
             recipe = self.strategy.recipe(self.head, tuple(self._gathered))
             return self._questions.leave_out(self._calls, self._gathered[0].statistics, recipe, self.head)
+        request = self.strategy.completed(request, self.head, tuple(self._gathered))
         states = [self._state_of(server_round, request, call) for call in self._calls]
         evaluate = self.evaluates_after(server_round - 1)
         return self._messages(server_round).train(self.strategy, request, arrays, self._calls, states, evaluate)
@@ -288,7 +289,8 @@ class PackedStrategy(FlwrStrategy):
             self._note_versions(request)
         else:
             gathered, record = self._combine_sums(request, list(replies)), RoundRecord(self.cohort(server_round))
-        self.record = record
+        if not (isinstance(request, Request) and request.again):  # it says nothing that the exchange before did not
+            self.record = record
         self._gathered.append(gathered)
         if len(self._gathered) < len(self._plan):
             return None, None
@@ -299,8 +301,8 @@ class PackedStrategy(FlwrStrategy):
         self._leave_out(server_round)
         self.head, self.state, self._plan = dict(outcome.head), dict(outcome.state), ()
         metrics: dict[str, MetricRecordValues] = dict(outcome.metrics)
-        if record.train_loss is not None:
-            metrics["train_loss"] = record.train_loss
+        if self.record is not None and self.record.train_loss is not None:
+            metrics["train_loss"] = self.record.train_loss
         return array_record(self.head), MetricRecord(metrics)
 
     def _leave_out(self, round_number: int) -> None:

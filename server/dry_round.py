@@ -48,7 +48,11 @@ def check_by_a_dry_round(strategy: Strategy) -> None:
             "Request, Statistics, ClassSums, Mixtures, CrossValidate"
         )
     num_clients = next((n for n in range(2, MOST_CLIENTS + 1) if _called(strategy, "shortage", n) is None), 2)
-    replies = tuple(_replies(exchange, strategy, head, task, num_clients) for exchange in plan)
+    replies: tuple[Replies, ...] = ()
+    for exchange in plan:
+        if isinstance(exchange, Request):
+            exchange = _called(strategy, "completed", exchange, head, replies)
+        replies = (*replies, _replies(exchange, strategy, head, task, num_clients))
     outcome = _called(strategy, "aggregate", state, head, replies)
     if not isinstance(outcome, Outcome):
         raise ValueError(f"{strategy.title}.aggregate returned {_shown(outcome)}; expected strategies.base.Outcome")

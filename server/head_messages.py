@@ -61,8 +61,10 @@ class HeadMessages:
                 sums=request.sums,
                 scalars=request.scalars,
                 loss_power=request.loss_power,
-                evaluate=evaluate,
-                per_client=self.per_client or strategy.reply == "stack",
+                smoothing=request.smoothing,
+                again=request.again,
+                evaluate=evaluate and not request.again,
+                per_client=(self.per_client and not request.again) or strategy.reply == "stack",
             )
             for call, state in zip(calls, states, strict=True)
         ]

@@ -44,6 +44,9 @@ class Request:
         arrays: what the clients get beside the global head, e.g. `control.weight`.
         keeps_state: whether the half keeps something of each client from round to round, such as control variates.
         loss_power: q, for the sums and scalars that weigh a client by its loss to that power (`fair_update`, ...).
+        smoothing: for those that weigh a client by how near its update is to `point.*` in `arrays` (`near_update`,
+            `near_weight`): distances below it count as it.
+        again: the clients train no more; what they trained in this round's exchange before is summed anew.
     """
 
     half: Half = Half()
@@ -52,6 +55,8 @@ class Request:
     arrays: Arrays = field(default_factory=dict)
     keeps_state: bool = False
     loss_power: float = 0.0
+    smoothing: float = 0.0
+    again: bool = False
 
 
 @dataclass(frozen=True)
@@ -203,6 +208,10 @@ class Strategy(Settings):
     def plan(self, state: Arrays, round_number: int) -> tuple[Exchange, ...]:
         """Return the exchanges of a round (from 1)."""
         return (Request(),)
+
+    def completed(self, request: Request, head: Arrays, replies: tuple[Replies, ...]) -> Request:
+        """Return a request of the plan with what the round's earlier replies add to it; by default nothing."""
+        return request
 
     def personal(self, state: Arrays) -> Request | None:
         """Return how each client has a head of its own, to be evaluated beside the global one; None: there are none.

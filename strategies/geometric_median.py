@@ -6,50 +6,52 @@ Pillutla, Kakade and Harchaoui, "Robust aggregation for federated learning", IEE
     beta_k = n_k / max(smoothing, |v - u_k|)
     v <- sum_k beta_k u_k / sum_k beta_k
 
-Differs from the paper: the server sees every update; the paper's exchanges of sums hide them from it. The start is
-0, the head that the clients received, so that a huge update has little weight from the first step on.
-Client half: plain. Replies: `stack`, weighted by samples.
+The server never sees an update: it sends `v`, and gets the two sums. Clients train before the first exchange only.
+
+Differs from the paper: the start is 0, the head that the clients received, so that a huge update has little weight
+from the first step on.
+Client half: plain. Replies: `sum`, with the updates and the samples, each over its distance from `v`.
 """
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat
 
-from strategies.base import Arrays, Outcome, Replies, Strategy, moved
-from strategies.stacked import Matrix, Vector, rows_of, unflattened
+from strategies.base import Arrays, Outcome, Replies, Request, Strategy, moved
 
 
 class GeometricMedian(Strategy):
     """The point with the least sum of distances to all updates (Pillutla et al., 2022)."""
 
-    reply: ClassVar[Literal["sum", "stack"]] = "stack"
-
     name: Literal["geometric-median"] = "geometric-median"
     """The point with the least sum of distances to all updates."""
-    iterations: PositiveInt = 8
-    """Steps of Weiszfeld's algorithm in a round; the paper does well with 3."""
+    iterations: int = Field(default=8, ge=1, le=1000)
+    """Steps of Weiszfeld's algorithm in a round, each an exchange of sums; the paper does well with 3."""
     smoothing: PositiveFloat = 1e-6
     """Distances below it count as it, so that an update at the point itself has no infinite weight."""
 
+    def plan(self, state: Arrays, round_number: int) -> tuple[Request, ...]:
+        """Return an exchange for each step; the clients train in the first."""
+        first = Request(sums=("near_update",), scalars=("near_weight",), smoothing=self.smoothing)
+        return (first, *[replace(first, again=True)] * (self.iterations - 1))
+
+    def completed(self, request: Request, head: Arrays, replies: tuple[Replies, ...]) -> Request:
+        """Return a request with the point where the steps so far have come."""
+        point = _point(replies[-1]) if replies else {name: np.zeros(np.shape(value)) for name, value in head.items()}
+        arrays = {f"point.{name}": np.asarray(value, dtype=np.float32) for name, value in point.items()}
+        return replace(request, arrays=arrays)
+
     def aggregate(self, state: Arrays, head: Arrays, replies: tuple[Replies, ...]) -> Outcome:
         """Return `head + geometric median of the updates`."""
-        rows = rows_of(replies[0])
-        if not len(rows):
-            return Outcome(head=head, state=state)
-        weights = replies[0].weights[replies[0].weights > 0]
-        step = unflattened(weiszfeld(rows, weights, self.iterations, self.smoothing), head)
-        return Outcome(head=moved(head, step), state=state)
+        return Outcome(head=moved(head, _point(replies[-1])), state=state)
 
 
-def weiszfeld(rows: Matrix, weights: NDArray[np.float64], iterations: int, smoothing: float) -> Vector:
-    """Return the weighted geometric median of rows, after some steps from 0."""
-    point = np.zeros(rows.shape[1])
-    for _ in range(iterations):
-        distances = np.sqrt(np.square(rows - point).sum(axis=1))
-        betas = weights / np.maximum(smoothing, distances)
-        point = betas @ rows / betas.sum()
-    return point
+def _point(replies: Replies) -> dict[str, NDArray[np.float64]]:
+    """Return the mean of the updates by their nearness; zeros if nobody had samples."""
+    weight, sums = replies.scalars["near_weight"], replies.sums["near_update"]
+    return {name: np.asarray(value) / weight if weight > 0 else np.zeros_like(value) for name, value in sums.items()}

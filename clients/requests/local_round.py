@@ -14,8 +14,9 @@ from clients.local_solver import LocalSolver
 from clients.members import Asked, Groups, Members
 from clients.personal.cohort import PersonalCohort
 from clients.personal.training import OwnTrained
-from clients.replies import Part, StackReply, SumReply, Trained
+from clients.replies import NEAR, Part, StackReply, SumReply, Trained, check_stack_size
 from clients.requests.evaluate import evaluate_received
+from clients.requests.kept_updates import KeptUpdates, Updates
 from clients.state.versions import ClientStates
 from clients.training import diverged, train_one_by_one
 from fedgraft.errors import WireError
@@ -40,6 +41,7 @@ class _Finished:
     mean_losses: NDArray[np.float64]
     fits: Mapping[str, NDArray[np.float64]]
     part: Part
+    updates: Updates | None
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ class LocalRound:
         asked: what it is about.
         states: the clients' state; None if the half keeps none.
         shared: what the half has from the server, by group.
+        kept: what was trained in this round, for exchanges that sum it up anew.
     """
 
     members: Members
@@ -59,6 +62,7 @@ class LocalRound:
     asked: Asked
     states: ClientStates | None
     shared: Mapping[str, Arrays]
+    kept: KeptUpdates
 
     @property
     def kind(self) -> HalfKind:
@@ -91,10 +95,16 @@ class LocalRound:
             TrainingError: a client's training diverged.
         """
         per_client, index = self.request.per_client, self.asked.index
+        keeps = bool(NEAR & {*self.request.sums, *self.request.scalars})
+        if keeps:
+            check_stack_size(self.asked.shapes, len(index))
+        kept: list[Updates] = []
 
         def finish(clients: Trained) -> _Finished:
             fits = {name: of(clients) for name, of in FITS.items()} if per_client else {}
-            return _Finished(clients.turns, clients.num_steps, clients.mean_losses, fits, reply.part(clients))
+            updates = Updates.of(clients) if keeps else None
+            facts = (clients.turns, clients.num_steps, clients.mean_losses)
+            return _Finished(*facts, fits, reply.part(updates or clients), updates)
 
         steps, losses = np.zeros(len(index), dtype=np.int64), np.zeros(len(index))
         fits = {name: np.zeros(len(index)) for name in FITS} if per_client else {}
@@ -107,6 +117,10 @@ class LocalRound:
             steps[clients.turns], losses[clients.turns] = clients.num_steps, clients.mean_losses
             for name, values in fits.items():
                 values[clients.turns] = clients.fits[name]
+            if clients.updates is not None:
+                kept.append(clients.updates)
+        if keeps:
+            self.kept.keep(self.request, self.asked, kept)
         for _ in own:  # beside the shared head; a reply says nothing of it
             pass
         self._check_losses(losses, steps)
@@ -124,6 +138,9 @@ class LocalRound:
     def _finished(self, finish: Callable[[Trained], _Finished], control: Control | None) -> Iterable[_Finished]:
         """Train the clients; call `finish` with those that trained at once, in the thread that did if it can."""
         members, asked, round_number = self.members, self.asked, self.request.round_number
+        known = self.kept.of(self.request, asked) if self.request.again else None
+        if known is not None:
+            return map(finish, known)
         task = replace(members.task(round_number), ascent=self.request.half.parameters.get("rho", 0.0))
         start, targets = as_tensors(asked.head), members.targets_of(round_number)
         trained: Iterable[Trained]

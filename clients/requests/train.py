@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from clients.halves import HALVES, kind_of
 from clients.members import Asked, Groups, Members
-from clients.replies import StackReply, SumReply, Terms
+from clients.replies import NEAR, StackReply, SumReply, Terms
 from clients.requests.kept_answers import Answer, KeptAnswers
+from clients.requests.kept_updates import KeptUpdates
 from clients.requests.local_round import LocalRound
 from clients.state.runs import RunStates
 from clients.state.versions import ClientStates
@@ -32,7 +33,7 @@ class TrainAnswers:
     """
 
     def __init__(self, members: Members, states: RunStates) -> None:
-        self._members, self._states, self._kept = members, states, KeptAnswers()
+        self._members, self._states, self._kept, self._updates = members, states, KeptAnswers(), KeptUpdates()
 
     def answer(self, request: TrainRequest, groups: Groups, folder: Path | None) -> tuple[TrainReply, Groups]:
         """Train the clients that the request names, and evaluate the head that was received.
@@ -47,7 +48,7 @@ class TrainAnswers:
         asked = members.asked(request.weights_digest, groups)
         states, shared = self._state_of(request, asked, folder), _shared(request, groups, asked)
         if states is None or request.state is None:
-            return _trained(LocalRound(members, request, asked, None, shared), started)
+            return _trained(LocalRound(members, request, asked, None, shared, self._updates), started)
         again = self._kept.to(request, groups)
         # Asked again, since an answer was lost or late: the state has changed already, and must not change twice.
         if again is not None and states.is_at(request.shard, request.state.becomes):
@@ -56,7 +57,7 @@ class TrainAnswers:
             return _without_state(request, len(asked.index), started), {}
         becoming = states.becoming(request.shard, request.state.becomes)
         with becoming if len(asked.index) else contextlib.nullcontext():
-            body, out = _trained(LocalRound(members, request, asked, states, shared), started)
+            body, out = _trained(LocalRound(members, request, asked, states, shared, self._updates), started)
         if request.state.keep:
             states.keep(request.shard)
         self._kept.keep(Answer(request, groups, body, out))
@@ -81,8 +82,14 @@ class TrainAnswers:
 
 
 def _shared(request: TrainRequest, groups: Groups, asked: Asked) -> dict[str, dict[str, NDArray[Any]]]:
-    """Return what the half has from the server: groups of arrays of the head's shapes."""
-    names = kind_of(request.half).shared
+    """Return what the half, and sums by nearness, have from the server: groups of arrays of the head's shapes."""
+    near = NEAR & {*request.sums, *request.scalars}
+    if near and (not request.smoothing or request.state is not None):
+        raise WireError(
+            f"the strategy asks for {listed(sorted(near))} with smoothing {request.smoothing:g} of the half "
+            f"{request.half.name!r}; they need a smoothing above 0, and a half that keeps no state"
+        )
+    names = (*kind_of(request.half).shared, *(("point",) if near else ()))
     shapes = {f"{group}.{name}": shape for group in names for name, shape in asked.shapes.items()}
     extra = groups.get("extra", {})
     expect(extra, shapes, f"the request's arrays for the half {request.half.name!r}", np.dtype(np.float32))
@@ -96,7 +103,9 @@ def _trained(local: LocalRound, started: float) -> tuple[TrainReply, Groups]:
     if request.reply == "stack":
         reply = StackReply(len(asked.index), asked.shapes)
     else:
-        reply = SumReply(request.sums, request.scalars, asked.shapes, Terms(local.solver, request.loss_power))
+        point = local.shared.get("point", {})
+        terms = Terms(local.solver, request.loss_power, point, request.smoothing)
+        reply = SumReply(request.sums, request.scalars, asked.shapes, terms)
     with torch_threads(1):  # the host's own threads are side by side, each on one thread of torch
         evaluated, columns = local.evaluated()
         per_client = local.train_into(reply)

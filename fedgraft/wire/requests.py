@@ -88,8 +88,8 @@ class TrainRequest(Settings):
     """Asks a host to train some of its clients from the given head.
 
     Arrays: `head`, the global head; `clients.index`, `(num,)` int64 positions in the host's description; `extra`, what
-    the half has from the server, `<group>.<parameter>` of the head's shapes (see `clients.halves`). `loss_power` is the
-    power of a client's loss by which fair sums weigh it.
+    the half has from the server, `<group>.<parameter>` of the head's shapes (see `clients.halves`), and the `point.*`
+    of sums that weigh updates by nearness.
     """
 
     run_id: str
@@ -102,6 +102,11 @@ class TrainRequest(Settings):
     sums: tuple[str, ...] = ("update",)
     scalars: tuple[str, ...] = ("weight",)
     loss_power: NonNegativeFloat = 0.0
+    """The power of a client's loss by which fair sums weigh it."""
+    smoothing: NonNegativeFloat = 0.0
+    """Distances from the point below it count as it, in sums that weigh updates by nearness."""
+    again: bool = False
+    """Nobody trains: what was trained in the round before this request is summed anew, or trained again if lost."""
     evaluate: bool = True
     per_client: bool = True
 

@@ -11,7 +11,7 @@ from small_scenario import Site, head_of, naming, request
 from clients.local_solver import LocalSolver
 from clients.replies import Terms
 from clients.settings import Adam, Sgd
-from fedgraft.errors import TrainingError
+from fedgraft.errors import TrainingError, WireError
 
 CLIENTS = naming(0, 1, 2, 3, 4)
 TRAIN: dict[str, dict[str, Any]] = {
@@ -59,6 +59,54 @@ def test_sums_are_those_over_the_stacked_updates(form: str, optimizer: str, bias
         for part, value in stack.items():
             total = np.einsum("k,k...->...", factors, value.astype(np.float64))
             np.testing.assert_allclose(found[name][part], total, rtol=0, atol=2e-5 * np.abs(total).max())
+
+
+@pytest.mark.parametrize("form", ["dual", "primal", "loop"])
+@pytest.mark.parametrize("lost", [False, True], ids=["kept", "lost"])
+def test_sums_by_nearness_are_those_over_the_stacked_updates(form: str, lost: bool) -> None:
+    """Asked again, nobody trains; a host that has lost what was trained trains it again, with the same bits."""
+    train = {"local_epochs": 2, "batch_size": 4, "form": form, "optimizer": TRAIN["momentum"]}
+    head, random = head_of(), np.random.default_rng(3)
+    each = Site(train=train, shards=1).ask(request(evaluate=False, reply="stack"), {"head": head, "clients": CLIENTS})
+    stack, weights = each[1]["stack"], each[1]["weights"]["weight"]
+    site = Site(train=train, shards=1)
+    for again in (False, True, True):
+        point = {name: random.normal(size=value.shape).astype(np.float32) * 0.01 for name, value in head.items()}
+        body = request(
+            evaluate=False, per_client=not again, sums=("near_update",), scalars=("near_weight",), smoothing=1e-6,
+            again=again,
+        )  # fmt: skip
+        groups = {"head": head, "clients": CLIENTS, "extra": {f"point.{name}": point[name] for name in point}}
+        reply, found = (Site(train=train, shards=1) if lost else site).ask(body, groups)
+        apart = [(stack[name].astype(np.float64) - point[name]).reshape(5, -1) for name in stack]
+        near = weights / np.maximum(1e-6, np.linalg.norm(np.concatenate(apart, axis=1), axis=1))
+        assert reply.scalars["near_weight"] == pytest.approx(near.sum(), rel=1e-5)
+        for name, value in stack.items():
+            total = np.einsum("k,k...->...", near, value.astype(np.float64))
+            np.testing.assert_allclose(found["near_update"][name], total, rtol=0, atol=2e-5 * np.abs(total).max())
+
+
+def test_asked_again_nobody_trains(monkeypatch: pytest.MonkeyPatch) -> None:
+    site, head = Site(train={"local_epochs": 2, "batch_size": 4}, shards=1), head_of()
+    near = {"sums": ("near_update",), "scalars": ("near_weight",), "smoothing": 1e-6, "evaluate": False}
+    extra = {f"point.{name}": np.zeros_like(value) for name, value in head.items()}
+    groups = {"head": head, "clients": CLIENTS, "extra": extra}
+    first = site.ask(request(**near), groups)
+
+    def trains(*_: Any, **__: Any) -> Any:
+        raise TrainingError("it trains")
+
+    monkeypatch.setattr("clients.engine.cohort.Engine.run_each", trains)
+    again = site.ask(request(**near, again=True, per_client=False), groups)
+    np.testing.assert_array_equal(again[1]["near_update"]["weight"], first[1]["near_update"]["weight"])
+    other = {**groups, "head": {name: value + 1 for name, value in head.items()}}
+    with pytest.raises(TrainingError, match="it trains"):  # from another head it would be another update
+        site.ask(request(**near, again=True, per_client=False), other)
+
+
+def test_nearness_needs_a_smoothing_and_no_state() -> None:
+    with pytest.raises(WireError, match="near_update, near_weight with smoothing 0 of the half 'plain'"):
+        asked("dual", TRAIN["plain"], True, {"name": "plain"}, sums=("near_update",), scalars=("near_weight",))
 
 
 STEPS = np.array([0, 1, 2, 7, 40])

@@ -75,6 +75,9 @@ def answer(
         following = own - mu * updates[:, 0]
     changes, own[:] = following - own, following
     before = np.array([client.loss(start) for client in clients])
+    near = weights
+    if "near_weight" in request.scalars:
+        near = weights / np.maximum(request.smoothing, np.abs(updates[:, 0] - request.arrays["point.w"][0]))
     powers, squares = weights * before**request.loss_power, np.square(updates[:, 0])
     # With gradients of 1 every step moves by lr, and the proximal term takes lr mu of the way back each time.
     path = (1 - (1 - LEARNING_RATE * mu) ** steps) / (LEARNING_RATE * mu) if mu else float(steps)
@@ -83,6 +86,7 @@ def answer(
         "control": np.array([(weights * changes).sum()]),
         "normalised_update": (weights[:, None] * updates).sum(axis=0) / path,
         "fair_update": (powers[:, None] * updates).sum(axis=0),
+        "near_update": (near[:, None] * updates).sum(axis=0),
     }
     known_scalars = {
         "weight": float(weights.sum()),
@@ -92,6 +96,7 @@ def answer(
         "square_norm": float(weights @ squares),
         "fair_weight": float(powers.sum()),
         "fair_curvature": float((powers / before) @ squares) / LEARNING_RATE,
+        "near_weight": float(near.sum()),
     }
     if strategy.reply == "stack":
         losses = np.array([loss for _, loss in results])
@@ -112,7 +117,10 @@ def course(
     state, values, variates = strategy.init(head), [], np.zeros(len(clients))
     for round_number in range(1, num_rounds + 1):
         plan = strategy.plan(state, round_number)
-        replies = tuple(answer(request, strategy, head, clients, num_steps, variates) for request in plan)
+        replies: tuple[Replies, ...] = ()
+        for planned in plan:
+            request = strategy.completed(planned, head, replies)
+            replies = (*replies, answer(request, strategy, head, clients, num_steps, variates))
         outcome = strategy.aggregate(state, head, replies)
         head, state = outcome.head, outcome.state
         values.append(float(head["w"][0]))

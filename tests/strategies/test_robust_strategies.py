@@ -17,7 +17,7 @@ from scipy import optimize, stats
 
 from fedgraft.simulation.flower_identity import claim_identity
 from server.flower_strategy import UnpackedStrategy
-from strategies.base import Arrays, CombineError, Replies, Strategy
+from strategies.base import Arrays, CombineError, Replies, Request, Strategy
 from strategies.bulyan import Bulyan
 from strategies.centred_clipping import CentredClipping
 from strategies.flower import FlowerStrategy
@@ -63,10 +63,28 @@ def replies_of(stack: Arrays, weights: Any = None) -> Replies:
     return Replies({}, {}, num_clients, stack, weights, np.ones(num_clients))
 
 
+def sums_of(request: Request, stack: Arrays, weights: Any = None) -> Replies:
+    """Return the sums by nearness of a stack, client after client."""
+    whole = replies_of(stack, weights)
+    sums, total = {name: np.zeros(value.shape[1:]) for name, value in stack.items()}, 0.0
+    for client, weight in enumerate(whole.weights):
+        apart = [np.ravel(value[client] - request.arrays[f"point.{name}"]) for name, value in stack.items()]
+        near = weight / max(request.smoothing, float(np.linalg.norm(np.concatenate(apart))))
+        sums, total = {name: value + near * stack[name][client] for name, value in sums.items()}, total + near
+    return Replies({"near_update": sums}, {"near_weight": total}, whole.num_clients)
+
+
 def step(strategy: Strategy, stack: Arrays, weights: Any = None) -> Arrays:
     """Return by how much a strategy moves a head of zeros."""
     head = {name: np.zeros(value.shape[1:]) for name, value in stack.items()}
-    return strategy.aggregate(strategy.init(head), head, (replies_of(stack, weights),)).head
+    state = strategy.init(head)
+    replies: tuple[Replies, ...] = ()
+    for request in strategy.plan(state, 1):
+        if strategy.reply == "stack":
+            replies = (*replies, replies_of(stack, weights))
+        else:
+            replies = (*replies, sums_of(strategy.completed(request, head, replies), stack, weights))
+    return strategy.aggregate(state, head, replies).head
 
 
 def flowers(name: str, parameters: dict[str, float], stack: Arrays) -> Arrays:
