@@ -6,7 +6,8 @@ algorithm 2 and equation 1: with the last aggregate `v`,
     v <- v + (1 / n) sum_k (u_k - v) min(1, radius / |u_k - v|),  as often as `iterations`
     w <- w + v
 
-Differs from the paper: updates after local training stand for the clients' momenta, so that clients keep nothing.
+Differs from the paper: updates after local training stand for the clients' momenta, so that clients keep nothing;
+`radius` is the median distance from the centre unless it is set (no number suits all data).
 Client half: plain. Replies: `stack`, unweighted.
 """
 
@@ -28,8 +29,9 @@ class CentredClipping(Strategy):
 
     name: Literal["centred-clipping"] = "centred-clipping"
     """The mean of updates that are cut around the last aggregate."""
-    radius: PositiveFloat = 1.0
-    """How far an update may be from the centre, over all of the head's parameters; what is beyond is cut."""
+    radius: PositiveFloat | None = None
+    """How far an update may be from the centre, over all of the head's parameters; what is beyond is cut. null: the
+    median of the updates' distances from it."""
     iterations: PositiveInt = 1
     """How often the centre is moved in a round; 1 in the paper's experiments."""
 

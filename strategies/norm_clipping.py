@@ -3,7 +3,8 @@
 Sun, Kairouz, Suresh and McMahan, "Can you really backdoor federated learning?", 2019, arXiv:1911.07963, section 3.2:
 `w <- w + sum_k n_k u_k / max(1, |u_k| / max_norm) / sum_k n_k`, with the Euclidean norm over the whole head.
 
-Differs from the paper: nothing; the noise that it may add afterwards is left out.
+Differs from the paper: `max_norm` is the median of the round's norms unless it is set (no number suits all data); the
+noise that the paper may add afterwards is left out.
 Client half: plain. Replies: `stack`, weighted by samples as FedAvg.
 """
 
@@ -24,8 +25,8 @@ class NormClipping(Strategy):
 
     name: Literal["norm-clipping"] = "norm-clipping"
     """FedAvg whose updates are cut to a largest norm."""
-    max_norm: PositiveFloat = 1.0
-    """The largest norm of an update, over all of the head's parameters."""
+    max_norm: PositiveFloat | None = None
+    """The largest norm of an update, over all of the head's parameters; null: the median of the round's norms."""
 
     def aggregate(self, state: Arrays, head: Arrays, replies: tuple[Replies, ...]) -> Outcome:
         """Return `head + weighted mean of the clipped updates`."""

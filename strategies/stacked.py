@@ -61,8 +61,13 @@ def squared_distances(rows: Matrix) -> NDArray[np.float64]:
     return squared
 
 
-def clipped(rows: Matrix, max_norm: float) -> tuple[Matrix, float]:
-    """Return the rows, none longer than `max_norm`, and the fraction of them that was."""
+def clipped(rows: Matrix, max_norm: float | None) -> tuple[Matrix, float]:
+    """Return the rows, none longer than `max_norm` or, for None, the median of their norms; and how many of them were.
+
+    The median is no liar's as long as most are honest. It is the quantile at which adaptive clipping aims (Andrew,
+    Thakkar, McMahan and Ramaswamy, NeurIPS 2021, arXiv:1905.03871), here of the rows at hand.
+    """
     norms = np.sqrt(np.square(rows).sum(axis=1))
-    factors = max_norm / np.maximum(norms, max_norm)
-    return rows * factors[:, None], float((norms > max_norm).mean())
+    bound = float(np.median(norms)) if max_norm is None else max_norm
+    factors = np.divide(bound, norms, out=np.ones_like(norms), where=norms > bound)
+    return rows * factors[:, None], float((norms > bound).mean())
