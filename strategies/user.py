@@ -26,6 +26,7 @@ from strategies.base import Arrays, Exchange, Outcome, Replies, Request, Strateg
 CALLED_WITH: Mapping[str, tuple[str, ...]] = {
     "init": ("head",),
     "plan": ("state", "round_number"),
+    "completed": ("request", "head", "replies"),
     "aggregate": ("state", "head", "replies"),
 }
 
@@ -112,6 +113,10 @@ class UserStrategy(Strategy):
     def plan(self, state: Arrays, round_number: int) -> tuple[Exchange, ...]:
         """Return the exchanges of a round."""
         return self.mine.plan(state, round_number)
+
+    def completed(self, request: Request, head: Arrays, replies: tuple[Replies, ...]) -> Request:
+        """Return a request with what earlier replies of the round add to it."""
+        return self.mine.completed(request, head, replies)
 
     def personal(self, state: Arrays) -> Request | None:
         """Return how each client gets the head that is judged as its own."""
