@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from fedgraft import __version__
-from fedgraft.commands import compare, deployed, lists, run, trained
+from fedgraft.commands import compare, deployed, lists, report, run, trained
 from fedgraft.commands.cache import cache
 from fedgraft.commands.provision import provision
 from fedgraft.commands.site import site
@@ -59,6 +59,7 @@ for command in (trained.predict, trained.export, trained.contribution, trained.u
 app.command()(deployed.submit)
 app.command()(deployed.status)
 app.command()(deployed.stop)
+app.command()(report.report)
 
 
 def main() -> None:

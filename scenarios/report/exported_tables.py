@@ -1,0 +1,319 @@
+"""The numbers as CSV and Parquet, and the main table for papers as Markdown and LaTeX."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fedgraft.files import replacing, write_text
+from scenarios.comparison.estimates import Estimate
+from scenarios.comparison.findings import Analysis, Condition, Metric
+from scenarios.comparison.records import Comparison
+from scenarios.report.contenders import leader
+from scenarios.report.wording import NOTHING
+
+Records = list[dict[str, Any]]
+
+
+def write_tables(comparison: Comparison, analysis: Analysis, folder: Path) -> list[Path]:
+    """Write all tables; return their files. A table without rows is left out."""
+    written = []
+    for name, records in _tables(comparison, analysis).items():
+        if records:
+            written += [
+                _write_csv(records, folder / f"{name}.csv"),
+                _write_parquet(records, folder / f"{name}.parquet"),
+            ]
+    for ending, text in (("md", markdown_table(analysis)), ("tex", latex_table(analysis))):
+        path = folder / f"results.{ending}"
+        write_text(path, text)
+        written.append(path)
+    return written
+
+
+def _tables(comparison: Comparison, analysis: Analysis) -> dict[str, Records]:
+    return {
+        "results": list(_results(analysis)),
+        "runs": list(_runs(comparison, analysis)),
+        "curves": list(_curves(analysis)),
+        "clients": list(_clients(analysis)),
+        "gains": list(_gains(analysis)),
+        "confusion": list(_confusions(analysis)),
+        "calibration": list(_calibrations(analysis)),
+    }
+
+
+def _results(analysis: Analysis) -> Iterator[dict[str, Any]]:
+    """Yield one record a condition, contender and metric."""
+    for condition in analysis.conditions:
+        for row in condition.rows:
+            start = {"condition": condition.title, "contender": row.contender}
+            found = dict(row.metrics)
+            if row.value is not None:
+                found = {analysis.metric.name: row.value, **found}
+            for name, value in found.items():
+                decides = name == analysis.metric.name
+                gap = row.difference if decides else None
+                yield {
+                    **start,
+                    "metric": name,
+                    **_spread(value),
+                    "num_seeds": len(value.values),
+                    "difference": None if gap is None else gap.estimate.mean,
+                    "difference_low": None if gap is None else gap.estimate.low,
+                    "difference_high": None if gap is None else gap.estimate.high,
+                    "test": None if gap is None else gap.test,
+                    "p": None if gap is None else gap.p,
+                    "adjusted_p": None if gap is None else gap.adjusted_p,
+                    "best_probability": row.best_probability if decides else None,
+                }
+            for kind in ("seconds", "bytes", "memory_bytes"):
+                measured: Estimate | None = getattr(row.resources, kind)
+                if measured is not None:
+                    yield {**start, "metric": kind, **_spread(measured), "num_seeds": len(measured.values)}
+
+
+def _spread(value: Estimate) -> dict[str, float | None]:
+    return {"mean": value.mean, "low": value.low, "high": value.high}
+
+
+def _runs(comparison: Comparison, analysis: Analysis) -> Iterator[dict[str, Any]]:
+    """Yield one record a run."""
+    errors = {failure.id: failure.error for failure in analysis.failures}
+    for run in comparison.runs:
+        yield {
+            "run": run.id,
+            "contender": run.contender,
+            **{key: _plain(value) for key, value in run.condition.items()},
+            "seed": run.seed,
+            "state": run.state,
+            "value": _value_of(analysis, run.contender, run.condition, run.seed),
+            "error": errors.get(run.id),
+            "directory": str(run.directory),
+        }
+
+
+def _plain(value: object) -> object:
+    return value if isinstance(value, str | int | float | bool | type(None)) else str(value)
+
+
+def _value_of(analysis: Analysis, contender: str, settings: Mapping[str, object], seed: int) -> float | None:
+    for condition in analysis.conditions:
+        if dict(condition.settings) == dict(settings):
+            for row in condition.rows:
+                if row.contender == contender and row.value is not None:
+                    return row.value.values.get(seed)
+    return None
+
+
+def _curves(analysis: Analysis) -> Iterator[dict[str, Any]]:
+    for condition in analysis.conditions:
+        for metric, curves in condition.curves.items():
+            for curve in curves:
+                for point in curve.points:
+                    yield {
+                        "condition": condition.title,
+                        "contender": curve.contender,
+                        "metric": metric,
+                        "round": point.round,
+                        "bytes": point.bytes,
+                        "seconds": point.seconds,
+                        "mean": point.mean,
+                        "low": point.low,
+                        "high": point.high,
+                        "num_seeds": point.num_seeds,
+                    }
+
+
+def _clients(analysis: Analysis) -> Iterator[dict[str, Any]]:
+    """Yield one record a condition, seed and client, with a column a contender: 10,000 clients stay 10,000 rows."""
+    for condition in analysis.conditions:
+        for row in condition.clients:
+            yield {
+                "condition": condition.title,
+                "seed": row.seed,
+                "client": row.client,
+                "num_train": row.num_train,
+                "num_validation": row.num_validation,
+                "label_skew": row.label_skew,
+                "distance": row.distance,
+                **{f"score of {name}": value for name, value in row.scores.items()},
+                **{f"score of the global head of {name}": value for name, value in row.global_scores.items()},
+            }
+
+
+def _gains(analysis: Analysis) -> Iterator[dict[str, Any]]:
+    for condition in analysis.conditions:
+        for found in condition.transfer.transfers if condition.transfer is not None else ():
+            for gain in found.clients:
+                yield {
+                    "condition": condition.title,
+                    "contender": found.contender,
+                    "kind": found.kind,
+                    "client": gain.client,
+                    "seed": gain.seed,
+                    "gain": gain.gain,
+                    "low": gain.low,
+                    "high": gain.high,
+                    "num_validation": gain.num_validation,
+                }
+
+
+def _confusions(analysis: Analysis) -> Iterator[dict[str, Any]]:
+    """Yield one record a condition, contender, true class and answer that occurs."""
+    for condition in analysis.conditions:
+        for found in condition.confusions:
+            for row, counts in enumerate(found.counts):
+                for column, number in enumerate(counts):
+                    if number:
+                        yield {
+                            "condition": condition.title,
+                            "contender": found.contender,
+                            "true": _label(analysis, row),
+                            "answer": _label(analysis, column),
+                            "count": number,
+                        }
+
+
+def _label(analysis: Analysis, number: int) -> str:
+    return analysis.label_names[number] if number < len(analysis.label_names) else str(number)
+
+
+def _calibrations(analysis: Analysis) -> Iterator[dict[str, Any]]:
+    for condition in analysis.conditions:
+        for found in condition.calibrations:
+            for entry in found.bins:
+                yield {
+                    "condition": condition.title,
+                    "contender": found.contender,
+                    "low": entry.low,
+                    "high": entry.high,
+                    "count": entry.count,
+                    "confidence": entry.confidence,
+                    "accuracy": entry.accuracy,
+                }
+
+
+def _columns(records: Records) -> list[str]:
+    return list(dict.fromkeys(name for record in records for name in record))
+
+
+def _write_csv(records: Records, path: Path) -> Path:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, _columns(records), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({name: _harmless(value) for name, value in record.items()} for record in records)
+    write_text(path, text.getvalue())
+    return path
+
+
+def _harmless(value: object) -> object:
+    """Return a text so that a spreadsheet takes it for text: one that begins like a formula gets a quote before it."""
+    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
+
+
+def _write_parquet(records: Records, path: Path) -> Path:
+    import pyarrow
+    from pyarrow import parquet
+
+    columns = {name: [record.get(name) for record in records] for name in _columns(records)}
+    arrays = {name: _array(pyarrow, values) for name, values in columns.items()}
+    with replacing(path) as temporary:
+        parquet.write_table(pyarrow.table(arrays), temporary)
+    return path
+
+
+def _array(pyarrow: Any, values: list[Any]) -> Any:
+    """Return a column; mixed kinds, as of a condition that is a number here and a name there, become text."""
+    try:
+        return pyarrow.array(values)
+    except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError):
+        return pyarrow.array([None if value is None else str(value) for value in values])
+
+
+def markdown_table(analysis: Analysis) -> str:
+    """Return contenders by conditions, mean ± interval, the best of each condition in bold."""
+    headings = [_markdown(text) for text in ("contender", *_headings(analysis))]
+    lines = [f"| {' | '.join(headings)} |", f"| --- |{' ---: |' * (len(headings) - 1)}"]
+    for title, fields in _fields(analysis, "±"):
+        cells = [_markdown(title)] + [f"**{text}**" if best else text for text, best in fields]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*lines, "", _explained(analysis, "±"), ""])
+
+
+def latex_table(analysis: Analysis) -> str:
+    """Return the same for LaTeX, with the rules of the package booktabs."""
+    headings = " & ".join(latex(text) for text in ("contender", *_headings(analysis)))
+    lines = ["% needs \\usepackage{booktabs}", f"% {_explained(analysis, '+-')}".replace("\n", " ")]
+    lines += [f"\\begin{{tabular}}{{l{'r' * len(analysis.conditions)}}}", "\\toprule", f"{headings} \\\\", "\\midrule"]
+    for title, fields in _fields(analysis, "\\pm"):
+        cells = [latex(title)] + [f"$\\mathbf{{{text}}}$" if best else f"${text}$" for text, best in fields]
+        lines.append(" & ".join(cells).replace(f"${NOTHING}$", "--") + " \\\\")
+    return "\n".join([*lines, "\\bottomrule", "\\end{tabular}", ""])
+
+
+def _headings(analysis: Analysis) -> Sequence[str]:
+    if len(analysis.conditions) == 1:
+        return [analysis.metric.title]
+    return [condition.title for condition in analysis.conditions]
+
+
+def _explained(analysis: Analysis, sign: str) -> str:
+    unit = ", per cent" if analysis.metric.in_points else ""
+    seeds = len(analysis.seeds)
+    interval = f"mean {sign} 95 per cent interval over {seeds} seeds" if seeds > 1 else "one seed"
+    return f"{analysis.metric.title}{unit}; {interval}; the best mean of each column is bold."
+
+
+def _fields(analysis: Analysis, sign: str) -> Iterator[tuple[str, list[tuple[str, bool]]]]:
+    """Yield each contender's title and, a condition, its text and whether it is the best."""
+    several = len(analysis.contenders) > 1
+    leaders = [leader(condition, analysis.metric.higher_is_better) for condition in analysis.conditions]
+    for name, title in analysis.contenders.items():
+        fields = []
+        for condition, best in zip(analysis.conditions, leaders, strict=True):
+            text = _field(condition, name, analysis.metric, sign)
+            fields.append((text, several and best is not None and best.contender == name))
+        yield title, fields
+
+
+def _field(condition: Condition, contender: str, metric: Metric, sign: str) -> str:
+    found = next((row.value for row in condition.rows if row.contender == contender), None)
+    if found is None:
+        return NOTHING
+    factor, digits = (100.0, 1) if metric.in_points else (1.0, 3)
+    text = f"{factor * found.mean:.{digits}f}"
+    return text if found.half_width is None else f"{text} {sign} {factor * found.half_width:.{digits}f}"
+
+
+def _markdown(text: str) -> str:
+    """Return text as a Markdown table shows it, letter by letter."""
+    for mark in "\\`*_{}[]<>|#~$":
+        text = text.replace(mark, f"\\{mark}")
+    return " ".join(text.split())
+
+
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "{": r"\{",
+    "}": r"\}",
+    "$": r"\$",
+    "&": r"\&",
+    "%": r"\%",
+    "#": r"\#",
+    "_": r"\_",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "²": r"$^2$",
+}
+
+
+def latex(text: str) -> str:
+    """Return text as LaTeX prints it, letter by letter."""
+    return "".join(_LATEX.get(letter, letter) for letter in " ".join(text.split()))

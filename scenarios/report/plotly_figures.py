@@ -1,0 +1,304 @@
+"""Figures for the page, as plotly's JSON.
+
+Colours are names such as `@text`, `@style-2` or `@style-2/0.15` (a seventh opaque), which the page replaces by those of
+its light or dark side; a name that a user gave never stands where such a colour is looked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from scenarios.report.look import STYLES
+from scenarios.report.plots import Axis, Bars, Dots, Figure, Heat, Line, Lines, Plot
+
+LONGEST_NAME = 26
+FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
+
+
+def plotly_json(figure: Figure) -> dict[str, Any]:
+    """Return a figure as `{data, layout}`."""
+    drawn = {Lines: _lines, Heat: _heat, Dots: _dots, Bars: _bars}[type(figure.plot)]
+    traces, layout = drawn(figure.plot)  # type: ignore[operator]
+    return {"data": traces, "layout": _layout(figure.plot) | layout}
+
+
+def _layout(plot: Plot) -> dict[str, Any]:
+    return {
+        "autosize": True,
+        "margin": {"l": 8, "r": 12, "t": 12, "b": 8, "autoexpand": True},
+        "paper_bgcolor": "@clear",
+        "plot_bgcolor": "@clear",
+        "font": {"family": FONT, "size": 13, "color": "@text"},
+        "showlegend": False,
+        "hovermode": "closest",
+        "hoverlabel": {
+            "bgcolor": "@surface",
+            "bordercolor": "@line",
+            "font": {"color": "@text", "size": 13},
+            "align": "left",
+        },
+        "dragmode": "zoom",
+    }
+
+
+def _axis(axis: Axis, **more: Any) -> dict[str, Any]:
+    shown: dict[str, Any] = {
+        "automargin": True,
+        "gridcolor": "@grid",
+        "linecolor": "@line",
+        "zeroline": False,
+        "tickfont": {"size": 12, "color": "@muted"},
+        "ticks": "",
+    }
+    if axis.label:
+        shown["title"] = {"text": escape(axis.label), "font": {"size": 12, "color": "@muted"}, "standoff": 10}
+    if axis.log:
+        shown |= {"type": "log", "dtick": 1, "exponentformat": "none", "minor": {"showgrid": False}}
+    if axis.percent:
+        shown["tickformat"] = ".3~%"
+    if axis.marked:
+        shown |= {
+            "tickmode": "array",
+            "tickvals": list(axis.marked),
+            "ticktext": [f"{value:g}" for value in axis.marked],
+        }
+    if axis.whole:
+        shown["tickformat"] = ",d"
+    return shown | more
+
+
+def _lines(plot: Lines) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    traces: list[dict[str, Any]] = []
+    for line in plot.lines:
+        if len(line.low) and not line.marks:
+            traces.append(_band(line))
+        traces.append(_line(line, plot))
+    shapes = []
+    if plot.diagonal:
+        shapes.append(_rule(0, 0, 1, 1))
+    if plot.target is not None:
+        shapes.append(_rule(0, plot.target, 1, plot.target) | {"xref": "paper"})
+    layout: dict[str, Any] = {"height": 340, "xaxis": _axis(plot.x), "yaxis": _axis(plot.y), "shapes": shapes}
+    if plot.diagonal:
+        layout["xaxis"]["range"] = layout["yaxis"]["range"] = [-0.02, 1.02]
+    return traces, layout
+
+
+def _rule(x0: float, y0: float, x1: float, y1: float) -> dict[str, Any]:
+    line = {"color": "@muted", "width": 1, "dash": "dot"}
+    return {"type": "line", "layer": "below", "x0": x0, "y0": y0, "x1": x1, "y1": y1, "line": line}
+
+
+def _band(line: Line) -> dict[str, Any]:
+    return {
+        "type": "scatter",
+        "mode": "lines",
+        "x": [*_plain(line.x), *_plain(line.x)[::-1]],
+        "y": [*_plain(line.high), *_plain(line.low)[::-1]],
+        "fill": "toself",
+        "fillcolor": f"{_colour(line.style)}/0.14",
+        "line": {"width": 0},
+        "hoverinfo": "skip",
+        "name": escape(line.name),
+        "legendgroup": line.name,
+    }
+
+
+def _line(line: Line, plot: Lines) -> dict[str, Any]:
+    kind = STYLES[line.style] if line.style is not None else None
+    y = "%{y:.1%}" if plot.y.percent else "%{y:.4~g}"
+    x = "%{x:.0%}" if plot.x.percent else "%{x:,.4~g}"
+    trace: dict[str, Any] = {
+        "type": "scatter",
+        "mode": "lines+markers" if line.marks else "lines",
+        "x": _plain(line.x),
+        "y": _plain(line.y),
+        "name": escape(line.name),
+        "legendgroup": line.name,
+        "line": {
+            "color": _colour(line.style) if kind else "@faint",
+            "width": 2.2 if kind else 1,
+            "dash": kind.dash if kind else "solid",
+        },
+        "hovertemplate": f"<b>{template(line.name)}</b><br>{y}<br>{template(plot.x.label)}: {x}<extra></extra>",
+    }
+    if line.marks:
+        trace["marker"] = {"symbol": kind.marker if kind else "circle", "size": 8, "color": _colour(line.style)}
+        if len(line.low):
+            trace["error_y"] = {
+                "type": "data",
+                "symmetric": False,
+                "array": _plain(np.subtract(line.high, line.y)),
+                "arrayminus": _plain(np.subtract(line.y, line.low)),
+                "thickness": 1.4,
+                "width": 4,
+                "color": _colour(line.style),
+            }
+    return trace
+
+
+def _heat(plot: Heat) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    low, high = plot.ends
+    number = ".1%" if plot.percent else ".3~g"
+    shorter = ".0%" if plot.percent else ".3~g"
+    if plot.diverging:
+        number, shorter = "+" + number, "+" + shorter
+    rows, columns = [shortened(name) for name in plot.rows], [shortened(name) for name in plot.columns]
+    names = [[f"{escape(row)}<br>{escape(column)}" for column in plot.columns] for row in plot.rows]
+    scale = (
+        [[0, "@harm"], [0.5, "@middle"], [1, "@gain"]]
+        if plot.diverging
+        else [[0, "@heat-0"], [0.5, "@heat-1"], [1, "@heat-2"]]
+    )
+    trace: dict[str, Any] = {
+        "type": "heatmap",
+        "z": [_plain(row) for row in plot.values],
+        "x": list(range(len(columns))),
+        "y": list(range(len(rows))),
+        "customdata": names,
+        "zmin": low,
+        "zmax": high,
+        "colorscale": scale,
+        "hovertemplate": f"<b>%{{customdata}}</b><br>%{{z:{number}}}<extra></extra>",
+        "hoverongaps": False,
+        "xgap": 1 if len(columns) <= 40 else 0,
+        "ygap": 1 if len(rows) <= 60 else 0,
+        "colorbar": {
+            "title": {"text": escape(plot.label), "side": "right", "font": {"size": 12, "color": "@muted"}},
+            "thickness": 10,
+            "outlinewidth": 0,
+            "tickformat": shorter,
+            "tickfont": {"size": 11, "color": "@muted"},
+        },
+    }
+    if plot.written:
+        trace |= {"text": _written(plot), "texttemplate": "%{text}", "showscale": False}
+    place = {"showgrid": False, "tickmode": "array"}
+    turned = {"autotickangles": [0, -40, -90]}
+    layout = {
+        "height": int(np.clip(110 + (30 if plot.written else 18) * len(rows), 240, 900)),
+        "xaxis": _axis(
+            Axis(plot.column_label), tickvals=list(range(len(columns))), ticktext=columns, **turned, **place
+        ),
+        "yaxis": _axis(
+            Axis(plot.row_label), tickvals=list(range(len(rows))), ticktext=rows, autorange="reversed", **place
+        ),
+    }
+    return [trace], layout
+
+
+def _written(plot: Heat) -> list[list[str]]:
+    """Return what stands in each field; nothing where it is 0, so that the others are seen."""
+    form = (".0%" if len(plot.columns) > 6 else ".1%") if plot.percent else ".3g"
+    return [[f"{value:{form}}" if np.isfinite(value) and value != 0 else "" for value in row] for row in plot.values]
+
+
+def _dots(plot: Dots) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    traces = []
+    number = ".1%" if plot.x.percent else ".4~g"
+    for place, dot in enumerate(plot.dots):
+        kind = STYLES[dot.style] if dot.style is not None else None
+        trace: dict[str, Any] = {
+            "type": "scatter",
+            "mode": "markers",
+            "x": _plain([dot.value]),
+            "y": [place],
+            "marker": {
+                "symbol": kind.marker if kind else "circle",
+                "size": 10,
+                "color": _colour(dot.style),
+                "line": {"width": 0},
+            },
+            "name": escape(dot.name),
+            "hovertemplate": f"<b>{template(dot.name)}</b><br>%{{x:{number}}}<extra></extra>",
+        }
+        if dot.low is not None and dot.high is not None:
+            trace["error_x"] = {
+                "type": "data",
+                "symmetric": False,
+                "array": _plain([dot.high - dot.value]),
+                "arrayminus": _plain([dot.value - dot.low]),
+                "thickness": 2,
+                "width": 5,
+                "color": _colour(dot.style),
+            }
+        traces.append(trace)
+    names = [shortened(dot.name) for dot in plot.dots]
+    layout = {
+        "height": 84 + 30 * len(names),
+        "xaxis": _axis(plot.x),
+        "yaxis": _axis(
+            Axis(""),
+            tickvals=list(range(len(names))),
+            ticktext=names,
+            range=[len(names) - 0.4, -0.6],
+            showgrid=False,
+        ),
+        "shapes": [],
+    }
+    if plot.reference is not None:
+        layout["shapes"] = [_rule(plot.reference, 0, plot.reference, 1) | {"yref": "paper"}]
+    return traces, layout
+
+
+def _bars(plot: Bars) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    values = np.asarray(plot.values, dtype=np.float64)
+    number = "+.1%" if plot.y.percent else "+.3~g"
+    notes = plot.notes or ("",) * len(values)
+    trace: dict[str, Any] = {
+        "type": "bar",
+        "x": list(range(len(values))),
+        "y": _plain(values),
+        "marker": {"color": ["@gain" if value >= 0 else "@harm" for value in values]},
+        "customdata": [
+            f"{escape(name)}</b>{'<br>' if note else ''}{escape(note)}"
+            for name, note in zip(plot.names, notes, strict=True)
+        ],
+        "hovertemplate": f"<b>%{{customdata}}<br>%{{y:{number}}}<extra></extra>",
+    }
+    if len(plot.low):
+        trace["error_y"] = {
+            "type": "data",
+            "symmetric": False,
+            "array": _plain(np.subtract(plot.high, values)),
+            "arrayminus": _plain(np.subtract(values, plot.low)),
+            "thickness": 1.2,
+            "width": 2,
+            "color": "@muted",
+        }
+    few = len(values) <= 30
+    ticks = {"tickvals": list(range(len(values))), "ticktext": [shortened(name, 14) for name in plot.names]}
+    layout = {
+        "height": 340,
+        "bargap": 0.25 if few else 0,
+        "xaxis": _axis(plot.x, showgrid=False, **(ticks | {"tickangle": -55} if few else {})),
+        "yaxis": _axis(plot.y, zeroline=True, zerolinecolor="@muted", zerolinewidth=1),
+    }
+    return [trace], layout
+
+
+def _colour(style: int | None) -> str:
+    return "@muted" if style is None else f"@style-{style}"
+
+
+def _plain(values: Sequence[float] | np.ndarray[Any, Any]) -> list[float | None]:
+    """Return numbers with six digits, which no screen shows more of; not a number as None, which JSON has."""
+    return [float(f"{value:.6g}") if np.isfinite(value) else None for value in np.asarray(values, dtype=np.float64)]
+
+
+def shortened(name: str, limit: int = LONGEST_NAME) -> str:
+    """Return a name as an axis has room for it, harmless in plotly's own small HTML."""
+    return escape(name if len(name) <= limit else name[: limit - 1] + "…")
+
+
+def escape(text: str) -> str:
+    """Return text as plotly writes it: its labels know some tags and entities, and names are to stay what they are."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def template(text: str) -> str:
+    """Return text for a template, where `%{...}` would be looked up."""
+    return escape(text).replace("%{", "%&#123;")
