@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 from scenarios.comparison.estimates import estimate
 from scenarios.comparison.findings import Curve, Metric, Point, ToTarget
 from scenarios.comparison.results import NO_FEDERATION, Result
+
+SAME_BYTES = 0.01
+"""Part by which bytes may differ and still count as equal: replies state seconds as text, whose length varies."""
 
 
 def curve(contender: str, title: str, results: Sequence[Result], metric: str) -> Curve:
@@ -45,26 +48,26 @@ def _as_good(value: float, target: float, metric: Metric) -> bool:
 
 
 def equal_bytes(results: Iterable[Result]) -> float | None:
-    """Return the largest number of bytes that all federated runs sent before their last head; None: there are none."""
-    sent = [result.costs[result.last_round].bytes for result in results if result.strategy not in NO_FEDERATION]
+    """Return the largest number of bytes that all runs of several rounds sent; None: no run has several.
+
+    Runs that make their head in one round don't count: what they send is no choice, and less may be enough for them.
+    """
+    federated = [result for result in results if result.strategy not in NO_FEDERATION]
+    sent = [result.costs[result.last_round].bytes for result in federated if result.last_round > 1]
     return min((amount for amount in sent if amount > 0), default=None)
 
 
 def at_bytes(results: Sequence[Result], metric: str, limit: float) -> dict[int, float]:
     """Return the metric of the last evaluated head that had cost no more, by seed.
 
-    The head before anything was sent does not count: who has sent nothing by then has no value.
+    The head before anything was sent does not count: who has made nothing for so much has no value.
     """
     found: dict[int, float] = {}
     for result in results:
         if result.strategy in NO_FEDERATION:
             continue
-        costs = result.costs
-        paid: Mapping[int, float] = {
-            number: value
-            for number, value in result.course(metric).items()
-            if 0 < costs[number].bytes <= limit * (1 + 1e-12)
-        }
+        costs, most = result.costs, limit * (1 + SAME_BYTES)
+        paid = {number: value for number, value in result.course(metric).items() if 0 < costs[number].bytes <= most}
         if paid:
             found[result.seed] = paid[max(paid)]
     return found

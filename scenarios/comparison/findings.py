@@ -86,7 +86,8 @@ class Row:
         best_probability: how often it has the best mean when seeds are drawn anew; None with less than two shared
             seeds.
         to_target: None without a target.
-        at_equal_bytes: the deciding metric when `Condition.equal_bytes` had been sent; None: nothing was made by then.
+        at_equal_bytes: the deciding metric of the last head that cost no more than `Condition.equal_bytes`; None: it made
+            none for so much, or sends no heads at all.
         resources: what it cost.
     """
 
@@ -202,7 +203,7 @@ class Condition:
         title: in words: `alpha 0.05`; empty with `settings`.
         rows: contenders, in the order of the plan.
         shared_seeds: seeds that all contenders with a result have; paired over them: the probability of being best.
-        equal_bytes: the largest number of bytes that all federated contenders sent; None: there is none.
+        equal_bytes: the largest number of bytes that all runs of several rounds sent; None: there are none.
         curves: metric -> a curve a contender; the deciding metric is always there, first.
         clients: scores of each client, by seed, then by the federation's order.
         confusions: one a contender, for up to 200 classes.

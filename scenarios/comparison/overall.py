@@ -25,9 +25,9 @@ def overall_verdict(
     first = max(leads, key=lambda name: leads[name])
     best = [name for name in titles if all(name in condition.verdict.best for condition in there)]
     sentences = _on_baseline(there, titles, baseline, metric)
-    if best and first not in best[:1]:
-        others = joined([titles[name] for name in best])
-        sentences.append(f"{others} can't be told apart from the best under any condition.")
+    behind = [titles[name] for name in best if leads.get(name, 0) < len(there)]
+    if behind:
+        sentences.append(f"{joined(behind)} can't be told apart from the best mean under any condition.")
     if len(there) <= MOST_TOLD:
         sentences += [f"{condition.title}: {_lower(condition.verdict.headline, metric)}" for condition in there]
     order = sorted(best, key=lambda name: -leads.get(name, 0))

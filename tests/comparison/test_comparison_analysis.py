@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -82,24 +83,33 @@ def test_what_came_before_and_after_the_rounds_is_paid_for(tmp_path: Path) -> No
     ]
 
 
-def test_equal_bytes_are_what_all_that_federate_sent(tmp_path: Path) -> None:
-    """FedAvg sends 4 x 1000 bytes, ridge 2500 at once: at 2500 FedAvg stands after round 2."""
-    plan = planned(tmp_path, {"fedavg": lambda _: [0.1, 0.2, 0.3, 0.4, 0.5]}, [1])
-    other = planned(
-        tmp_path / "b", {"fedavg": lambda _: [0.1], "ridge": lambda _: [0.1], "zero-shot": lambda _: [0.3]}, [1]
-    )
-    for run in other.runs:
-        for name in ("metrics.jsonl", "summary.json", "client_metrics.csv"):
-            (run.directory / name).unlink()
-        run.directory.rmdir()
-    write_run(other.runs[0].directory, "fedavg", [0.1, 0.2, 0.3, 0.4, 0.5])
-    write_run(other.runs[1].directory, "ridge", [0.1, 0.9], round_bytes=2500)
-    write_run(other.runs[2].directory, "zero-shot", [0.1, 0.3], round_bytes=1)
-    found = analyse(other).conditions[0]
-    assert found.equal_bytes == 2500
-    values = [None if row.at_equal_bytes is None else row.at_equal_bytes.mean for row in found.rows]
-    assert values == [0.3, 0.9, None]
-    assert analyse(plan).conditions[0].equal_bytes == 4000
+def test_equal_bytes_are_what_all_of_several_rounds_sent(tmp_path: Path) -> None:
+    """FedAvg sends 4 x 1000 bytes, FedProx 2 x 1500: at 3000 FedAvg stands after round 3, and ridge has long ended."""
+    courses = {
+        "fedavg": ([0.1, 0.2, 0.3, 0.4, 0.5], 1000),
+        "fedprox": ([0.1, 0.3, 0.6], 1500),
+        "ridge": ([0.1, 0.9], 500),
+        "fedpft": ([0.1, 0.8], 9000),
+        "zero-shot": ([0.1, 0.3], 1),
+    }
+    plan = planned(tmp_path, {name: lambda _: [0.1] for name in courses}, [1])
+    for run in plan.runs:
+        shutil.rmtree(run.directory)
+        course, round_bytes = courses[run.contender]
+        write_run(run.directory, run.contender, course, round_bytes=round_bytes)
+    found = analyse(plan).conditions[0]
+    assert found.equal_bytes == 3000
+    values = {row.contender: row.at_equal_bytes and row.at_equal_bytes.mean for row in found.rows}
+    assert values == {"fedavg": 0.4, "fedprox": 0.6, "ridge": 0.9, "fedpft": None, "zero-shot": None}
+
+
+def test_a_few_bytes_do_not_cost_a_round(tmp_path: Path) -> None:
+    plan = planned(tmp_path, {"fedavg": lambda _: [0.1, 0.2, 0.3]}, [1, 2])
+    shutil.rmtree(plan.runs[0].directory)
+    write_run(plan.runs[0].directory, "fedavg", [0.1, 0.2, 0.3], round_bytes=1002)
+    row = analyse(plan).conditions[0].rows[0]
+    assert row.at_equal_bytes is not None
+    assert row.at_equal_bytes.values == {1: 0.3, 2: 0.3}
 
 
 def test_runs_that_failed_or_are_damaged_are_named_and_left_out(tmp_path: Path) -> None:
