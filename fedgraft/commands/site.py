@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
-
 import typer
 
-site = typer.Typer(help="Run and look after one site of a federation.", no_args_is_help=True)
+from fedgraft.commands.site_records import KitArgument, check, ledger
 
-KitArgument = Annotated[Path, typer.Argument(help="The site's kit, as `fedgraft provision` made it.", metavar="KIT")]
+site = typer.Typer(help="Run and look after one site of a federation.", no_args_is_help=True)
+site.command("check")(check)
+site.command("ledger")(ledger)
 
 
 @site.command("start")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +15,7 @@ from fedgraft.commands.terminal import JsonOption, err, escaped, out, table
 from fedgraft.errors import FedGraftError
 
 if TYPE_CHECKING:
-    from clients.site.ledger import Recorded, Verification
+    from clients.site.ledger import LedgerEntry, Recorded, Verification
 
 KitArgument = Annotated[Path, typer.Argument(help="The site's kit, as `fedgraft provision` made it.", metavar="KIT")]
 
@@ -44,7 +46,8 @@ def check(kit: KitArgument, as_json: JsonOption = False) -> None:
         print(json.dumps({"site": folder.settings.name, **counts, "findings": [vars(finding) for finding in findings]}))
     else:
         verdict = "can't start" if counts["fault"] else "can start"
-        out.print(f"{folder.settings.name} {verdict}: {counts['fault']} faults, {counts['warning']} warnings")
+        numbers = ", ".join(_counted(counts[level], level) for level in ("fault", "warning"))
+        out.print(f"{folder.settings.name} {verdict}: {numbers}")
     if counts["fault"]:
         raise typer.Exit(2)
 
@@ -63,6 +66,7 @@ def ledger(
         ),
     ] = None,
     run: Annotated[str | None, typer.Option(help="Show only a run, by the beginning of its id.", metavar="RUN")] = None,
+    full: Annotated[bool, typer.Option("--full", help="Name single numbers one by one too.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Show everything that ever left this site: when, for which run and request, names, shapes, bytes, digest.
@@ -81,10 +85,14 @@ def ledger(
     if as_json:
         print(json.dumps({"faults": found.faults, "entries": [line.as_json() for line in lines]}))
     else:
-        out.print(table([_row(line) for line in lines]) if lines else "nothing has left this site")
-        out.print(f"{len(lines)} answers, {sum(line.entry.bytes for line in lines):,} bytes")
+        out.print(table([_row(line, full) for line in lines]) if lines else "nothing has left this site")
+        out.print(f"{_counted(len(lines), 'answer')}, {sum(line.entry.bytes for line in lines):,} bytes")
         for text in found.faults:
             err.print(f"[bold red]changed:[/] {escaped(text)}", soft_wrap=True)
+
+
+def _counted(number: int, word: str) -> str:
+    return f"{number} {word}{'' if number == 1 else 's'}"
 
 
 def _words(words: list[str]) -> tuple[bool, Path]:
@@ -113,16 +121,28 @@ def _verdict(found: Verification, as_json: bool) -> None:
         raise typer.Exit(2)
 
 
-def _row(line: Recorded) -> dict[str, Any]:
+def _row(line: Recorded, full: bool) -> dict[str, Any]:
     entry = line.entry
-    arrays = "; ".join(f"{array.name} {array.dtype}{list(array.shape)}" for array in entry.arrays)
+    arrays = "; ".join(_left(entry, full)) or ", ".join(entry.facts)
     return {
         "number": line.number,
         "time": line.time[:19].replace("T", " "),
         "run": entry.run[:8],
         "request": entry.request,
         "round": entry.round,
-        "what left": f"refused: {entry.text}" if entry.outcome == "refusal" else arrays or ", ".join(entry.facts),
+        "what left": f"refused: {entry.text}" if entry.outcome == "refusal" else arrays,
         "bytes": entry.bytes,
         "digest": entry.digest[:12],
     }
+
+
+def _left(entry: LedgerEntry, full: bool) -> Iterator[str]:
+    """Yield what left, the single numbers together by their group."""
+    single: dict[str, int] = {}
+    for array in entry.arrays:
+        if full or math.prod(array.shape) > 1:
+            yield f"{array.name} {array.dtype}{list(array.shape)}"
+        else:
+            group = array.name.partition(".")[0]
+            single[group] = single.get(group, 0) + 1
+    yield from (f"{count} single number{'s' if count > 1 else ''} of {group}" for group, count in single.items())

@@ -118,7 +118,8 @@ class SiteSettings(Settings):
     socket: LocalPath
     """The Unix socket between Flower's processes and the resident host; at most 100 bytes."""
     user: Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_-]{0,31}\$?$")] | None = None
-    """Second Unix user that the server's code runs as, who can read neither data nor keys; null: the same user."""
+    """Second Unix user, who can read neither data nor key: what the server sends is unpacked as this user and handed
+    on over the socket; null: as the site's own user."""
     log: LogSettings = LogSettings()
     """What is logged, and where."""
 
@@ -178,7 +179,7 @@ class FederationSite(Settings):
     backbone_in_kit: bool = False
     """The site has the backbone by itself (thin lines): its kit names it, and the server need not send it."""
     user: Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_-]{0,31}\$?$")] | None = None
-    """Second Unix user at that site for the server's code; null: the same user as the site's own code."""
+    """Second Unix user at that site, who unpacks what the server sends; null: the site's own user does."""
 
 
 class CertificateSettings(Settings):

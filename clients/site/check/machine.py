@@ -119,7 +119,7 @@ def access(folder: SiteFolder) -> Iterator[Finding]:
 def _second_user(folder: SiteFolder) -> Finding:
     name = folder.settings.user
     if name is None:
-        text = "none: the server's code runs as the same user as the site's own"
+        text = "none: what the server sends is unpacked by the user who can read the data"
         return warning("second user", text, "name one as `user:` in site.yaml, who can read neither data nor key")
     try:
         found = pwd.getpwnam(name)
@@ -130,7 +130,7 @@ def _second_user(folder: SiteFolder) -> Finding:
         return fault("second user", f"{name} owns the kit or is root", "name another, who owns nothing")
     if os.getuid() != 0:
         return fault("second user", "only root can start processes as another user", "check and start as root")
-    return ok("second user", f"{name}, who runs the server's code")
+    return ok("second user", f"{name}, who unpacks what the server sends")
 
 
 def policy(folder: SiteFolder) -> Iterator[Finding]:
