@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 
 import torch
@@ -45,6 +46,18 @@ def optimizer_of(settings: TrainSettings, module: nn.Module, rate: float) -> tor
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[chosen.name]
     betas = (chosen.beta_1, chosen.beta_2)
     return kind(module.parameters(), rate, betas, chosen.epsilon, chosen.weight_decay)
+
+
+def rate_of(settings: TrainSettings, round_number: int, num_rounds: int) -> float:
+    """Return a round's learning rate, the first being round 1: warmed up, then by steps or along half a cosine."""
+    schedule = settings.schedule
+    rate = settings.optimizer.learning_rate * min(1, round_number / (schedule.warmup_rounds + 1))
+    if schedule.name == "step":
+        return rate * schedule.factor_per_step ** ((round_number - 1) // schedule.every)
+    if schedule.name == "cosine":
+        falls = (1 + math.cos(math.pi * (round_number - 1) / num_rounds)) / 2
+        return rate * (schedule.final_factor + (1 - schedule.final_factor) * falls)
+    return rate
 
 
 def train(

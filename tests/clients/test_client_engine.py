@@ -18,7 +18,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from plain_loop import batches_of, train
+from plain_loop import batches_of, rate_of, train
 from torch import nn
 
 from clients.engine import choice, tables
@@ -26,7 +26,7 @@ from clients.engine.batches import num_steps, plan_steps
 from clients.engine.cohort import Engine
 from clients.halves import Control, build_half
 from clients.replies import Trained
-from clients.settings import Adam, AdamW, OptimizerSettings, Sgd, TrainSettings
+from clients.settings import Adam, AdamW, Constant, Cosine, OptimizerSettings, Sgd, Step, TrainSettings
 from clients.training import LocalTask, batches, train_one_by_one
 from fedgraft.data.ragged import Ragged, ragged
 from fedgraft.errors import TrainingError
@@ -195,6 +195,7 @@ def same(ours: Outcome, theirs: Outcome, tolerance: float) -> None:
 
 RATES = st.floats(0.02, 0.3)
 SMALL = st.floats(0.001, 0.02)
+SCHEDULES = [Constant(), Constant(warmup_rounds=9), Step(every=20), Cosine(final_factor=0.2, warmup_rounds=2)]
 
 
 @st.composite
@@ -239,6 +240,7 @@ def cases(draw: st.DrawFn, epsilon: float = 1e-8) -> Case:
         batch_size=draw(st.integers(1, 12)),
         drop_last=draw(st.booleans()),
         optimizer=optimizer,
+        schedule=draw(st.sampled_from(SCHEDULES)),
         clip_norm=draw(st.one_of(st.none(), st.floats(0.01, 1))),
         form=draw(st.sampled_from(["auto", "dual", "primal"])),
     )
@@ -296,7 +298,7 @@ def test_every_training_is_the_tutorials(case: Case) -> None:
         module, names = module_of(case)
         features, targets = case.client(turn, torch.float64)
         order = (case.seed, case.round_number, int(name_keys(case.names)[turn]))
-        rate = case.train.optimizer.learning_rate
+        rate = rate_of(case.train, case.round_number, case.local_task.num_rounds)
         before = criterion(module(features), targets).item() if size else 0.0
         steps, total = train(module, criterion, features, targets, case.train, rate, order, case.ascent)
         if size == 0:
