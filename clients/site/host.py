@@ -23,10 +23,10 @@ from clients.settings import ClientPart
 from clients.site.cohort import cohort_of
 from clients.site.departures import entry_of, record_digest, refusal_entry
 from clients.site.ledger import Ledger, LedgerError
-from clients.site.policy import OF_STATISTICS, Policy
+from clients.site.policy import OF_STATISTICS, Policy, Refusal
 from fedgraft.data.settings import DataSettings, NaturalSettings, OneSettings
 from fedgraft.deployment.settings import SiteData, SiteSettings
-from fedgraft.errors import DataError, FedGraftError, WireError, listed
+from fedgraft.errors import DataError, FedGraftError, ScenarioError, TrainingError, WireError, listed
 from fedgraft.models.settings import BackboneSettings
 from fedgraft.settings import Settings
 from fedgraft.submission import Submission, read_submission
@@ -47,6 +47,9 @@ LONGEST_TEXT = 2000
 
 LONGEST_NAME = 200
 """Characters of a name from the server that is written down."""
+
+OF_THE_REQUEST = (WireError, Refusal, ScenarioError, TrainingError)
+"""Errors whose texts speak of the request, of counts and of labels; they leave the site as they are."""
 
 log = logging.getLogger("fedgraft.site.host")
 
@@ -133,9 +136,13 @@ class SiteHost:
 
     def _refused(self, kind: str, asked: Asked | None, error: Exception) -> FedGraftError:
         """Return what is said instead of an answer, once it is in the ledger."""
-        if isinstance(error, FedGraftError):
+        if isinstance(error, OF_THE_REQUEST):
             text = str(error)[:LONGEST_TEXT]
             log.warning("'%s' was not answered: %s", kind, text)
+        elif isinstance(error, FedGraftError):  # its text may name files of the site, and files may be named as people
+            name = self._settings.name
+            text = f"'{kind}' can't be answered by the site {name} as its data or files are; its log says why"
+            log.warning("'%s' was not answered: %s", kind, error)
         else:  # its text may hold anything
             text = f"'{kind}' failed at the site {self._settings.name}; the site's own log says why"
             log.error("'%s' failed", kind, exc_info=error)
@@ -203,7 +210,7 @@ class SiteHost:
         expected = self._settings.labels
         found = tuple(host.members.workspace.federation.samples.label_names)
         if expected is not None and found != expected:
-            raise DataError(
+            raise WireError(
                 f"the data of the site {self._settings.name} have the labels {listed(found)}; the federation's are "
                 f"{listed(expected)}, in that order; set labels in site.yaml's data.source"
             )

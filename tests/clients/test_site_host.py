@@ -165,6 +165,21 @@ def test_a_fault_of_our_own_shows_nothing_of_the_data(site: SiteSettings, monkey
     assert "patient" not in (Path(site.state_dir) / "ledger.jsonl").read_text()
 
 
+def test_an_error_that_names_files_of_the_site_stays_there(
+    site: SiteSettings, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Files may be named as patients are; the site's own log has the text, the server and the ledger do not."""
+    gone = {"source": {"name": "arrays", "path": "/data/Jane-Doe-1971.npz"}}
+    settings = SiteSettings.model_validate_json(json.dumps({**json.loads(site.model_dump_json()), "data": gone}))
+    with pytest.raises(FedGraftError) as caught:
+        hosted(settings).answer("query.describe", submitted(), pack(DescribeRequest(run_id=RUN)))
+    text = "'query.describe' can't be answered by the site clinic-1 as its data or files are; its log says why"
+    assert str(caught.value) == text
+    (line,) = verify(Path(site.state_dir) / "ledger.jsonl").lines
+    assert (line.entry.outcome, line.entry.text) == ("refusal", text)
+    assert "Jane-Doe-1971" in caplog.text
+
+
 def test_a_request_that_is_sent_again_gets_the_same_bits_without_training_again(
     site: SiteSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
