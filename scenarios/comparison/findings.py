@@ -86,8 +86,8 @@ class Row:
         best_probability: how often it has the best mean when seeds are drawn anew; None with less than two shared
             seeds.
         to_target: None without a target.
-        at_equal_bytes: the deciding metric of the last head that cost no more than `Condition.equal_bytes`; None: it made
-            none for so much, or sends no heads at all.
+        at_equal_bytes: the deciding metric of the last head that cost no more than `Condition.equal_bytes`; None: it
+            made none for so much, or sends no heads at all.
         resources: what it cost.
     """
 

@@ -113,11 +113,14 @@ def test_a_difference_that_never_varies_has_no_test() -> None:
 
 
 def test_holm_on_a_published_example() -> None:
-    """Wright, "Adjusted p-values for simultaneous inference", Biometrics 1992, and R's `p.adjust(method = "holm")`.
+    """The example of Wikipedia's "Holm-Bonferroni method": of 0.01, 0.04, 0.03, 0.005 the fourth and first are rejected.
 
-    0.01, 0.02, 0.03, 0.005 sorted are times 4, 3, 2, 1: 0.02, 0.03, 0.04, 0.03, of which the last becomes 0.04.
+    At the level 0.05: 0.005 is below 0.05 / 4, 0.01 below 0.05 / 3, but 0.03 not below 0.05 / 2. Sorted, the p-values
+    are times 4, 3, 2 and 1, and never below the one before.
     """
-    assert holm([0.01, 0.02, 0.03, 0.005]) == pytest.approx([0.03, 0.04, 0.04, 0.02])
+    found = holm([0.01, 0.04, 0.03, 0.005])
+    assert [p < 0.05 for p in found] == [True, False, False, True]
+    assert found == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([0.6, 0.9]) == [1.0, 1.0]
     assert holm([]) == []
 
