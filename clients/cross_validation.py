@@ -17,9 +17,7 @@ from fedgraft.closed_form import LeaveOut, moment_shapes, predict, regression_mo
 from fedgraft.errors import WireError
 from fedgraft.models.losses import Task
 from fedgraft.wire.records import Arrays, expect
-
-TOLERANCE = 1e-9
-"""Relative rounding that sums of the same rows in another order may show."""
+from fedgraft.wire.statistics import SUMS_TOLERANCE
 
 
 class CrossValidation:
@@ -125,7 +123,7 @@ class CrossValidation:
         came, own = float(self._pooled["count"]), len(rows)
         text = "the request's pooled moments do not contain this host's own samples: "
         action = "; ask for statistics of the same clients first, with this backbone"
-        if own > came * (1 + TOLERANCE):
+        if own > came * (1 + SUMS_TOLERANCE):
             raise WireError(f"{text}they are of {came:g}, these clients have {own:,}{action}")
         if self._task == "real":
             return
@@ -134,7 +132,7 @@ class CrossValidation:
             counts = np.bincount(targets, minlength=self._num_outputs)
         else:  # from sums of -1 and 1 to how many have the label
             counts, held = np.count_nonzero(targets, axis=0), (held + came) / 2
-        lacking = np.flatnonzero(counts > held * (1 + TOLERANCE))
+        lacking = np.flatnonzero(counts > held * (1 + SUMS_TOLERANCE))
         if len(lacking):
             first = int(lacking[0])
             raise WireError(
@@ -145,7 +143,7 @@ class CrossValidation:
     def _check_squares(self, squares: NDArray[np.float64]) -> None:
         """Refuse pooled moments whose sums of squares, `(feature_dim,)`, are less than one client's own."""
         held = np.diag(self._pooled["second_moment"])
-        lacking = np.count_nonzero(squares > held * (1 + TOLERANCE))
+        lacking = np.count_nonzero(squares > held * (1 + SUMS_TOLERANCE))
         if lacking:
             raise WireError(
                 f"the request's pooled moments do not contain this host's own samples: of {lacking} of {len(held)} "

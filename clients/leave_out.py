@@ -17,10 +17,7 @@ from fedgraft.errors import WireError
 from fedgraft.models.losses import Task
 from fedgraft.recipes import Recipe
 from fedgraft.wire.records import Arrays, expect
-from fedgraft.wire.statistics import statistics_shapes
-
-TOLERANCE = 1e-9
-"""Relative rounding that sums of the same rows in another order may show."""
+from fedgraft.wire.statistics import SUMS_TOLERANCE, statistics_shapes
 
 
 class HeadsWithout:
@@ -97,7 +94,7 @@ class HeadsWithout:
     def _check_contained(self, own: float, what: str) -> None:
         """Refuse pooled sums of no more samples than a client has."""
         came = float(np.sum(self._pooled["class_count" if self._task == "classes" else "count"]))
-        if own >= came * (1 - TOLERANCE):
+        if own >= came * (1 - SUMS_TOLERANCE):
             raise WireError(
                 f"{what} nothing is left: it has {own:g} samples, the pooled sums are of {came:g}; a client can be "
                 "left out only of a federation where others have samples too"

@@ -179,11 +179,12 @@ class StrategyPart(Settings):
     model_config = ConfigDict(extra="ignore")
 
     name: str = ""
+    data: Literal["own", "pooled"] = "own"
 
     @property
     def pools(self) -> bool:
         """Whether all clients' data stand in one place."""
-        return self.name == "centralised"
+        return self.data == "pooled"
 
 
 class ClientPart(Settings):

@@ -19,14 +19,11 @@ from fedgraft.metrics import add_sums
 from fedgraft.models.losses import Task
 from fedgraft.wire.records import Arrays, expect, unpack
 from fedgraft.wire.requests import ClassSumsReply, CrossValidateReply, LeaveOutReply, MixturesReply, StatisticsReply
-from fedgraft.wire.statistics import SecondMoment, class_rows_shapes, statistics_shapes
+from fedgraft.wire.statistics import SUMS_TOLERANCE, SecondMoment, class_rows_shapes, statistics_shapes
 from server.roster import Call, Roster
 
 SumsReply = StatisticsReply | ClassSumsReply | MixturesReply | CrossValidateReply | LeaveOutReply
 """Bodies that say of how many clients and samples a reply is."""
-
-TOLERANCE = 1e-9
-"""Relative rounding that sums may show."""
 
 
 @dataclass(frozen=True)
@@ -199,8 +196,8 @@ def _check_sums(sums: Arrays, task: Task, num_samples: int, second_moment: Secon
     first = sums["class_sum"] if task == "classes" else sums["feature_sum"]
     first, number = (first, counts[:, None]) if by_class or task != "classes" else (first.sum(axis=0), counts.sum())
     # Cauchy and Schwarz: the square of a sum is at most the number of terms times the sum of squares
-    if (np.square(first) > number * squares * (1 + TOLERANCE)).any():
+    if (np.square(first) > number * squares * (1 + SUMS_TOLERANCE)).any():
         raise WireError(f"{what}: sums of squares are smaller than the sums of features allow; no samples have such")
     difference = np.abs(moment - np.swapaxes(moment, -2, -1)).max(initial=0.0)
-    if difference > TOLERANCE * np.abs(moment).max(initial=0.0):
+    if difference > SUMS_TOLERANCE * np.abs(moment).max(initial=0.0):
         raise WireError(f"{what}: second_moment is not symmetric (largest difference {difference:g})")

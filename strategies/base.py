@@ -174,9 +174,6 @@ class Strategy(Settings):
     everybody: ClassVar[bool] = False
     """Whether every round asks all clients, however many the scenario draws for one."""
 
-    pools: ClassVar[bool] = False
-    """Whether all clients' data stand in one place, at one client; in simulations only."""
-
     leaves_out: ClassVar[Literal["no", "hosts", "server"]] = "no"
     """Who can make its head without one client's samples: hosts, by its `recipe`, or the server, from `ClassSums`."""
 
@@ -196,6 +193,15 @@ class Strategy(Settings):
     def title(self) -> str:
         """What errors and records call it."""
         return str(getattr(self, "name", type(self).__name__))
+
+    @property
+    def pools(self) -> bool:
+        """Whether all clients' data stand in one place, at one client; in simulations only.
+
+        Hosts must know it before anything is asked of them, so a strategy that pools says it in its settings, too: by
+        `data: pooled`.
+        """
+        return False
 
     def shortage(self, num_clients: int) -> str | None:
         """Return why a round of so many clients with training samples is too small, and what to do; None: it is not."""

@@ -19,11 +19,17 @@ from strategies.base import Arrays, Outcome, Replies, Strategy, mean_update, mov
 class Centralised(Strategy):
     """One head trained on all data in one place: the ceiling of every comparison."""
 
-    pools: ClassVar[bool] = True
     everybody: ClassVar[bool] = True
 
     name: Literal["centralised"] = "centralised"
     """One head trained on all data in one place, in simulations: the ceiling of every comparison."""
+    data: Literal["pooled"] = "pooled"
+    """Where the clients' samples stand: in one place."""
+
+    @property
+    def pools(self) -> bool:
+        """Whether all clients' data stand in one place."""
+        return self.data == "pooled"
 
     def aggregate(self, state: Arrays, head: Arrays, replies: tuple[Replies, ...]) -> Outcome:
         """Return the head that everybody's data made."""

@@ -15,7 +15,7 @@ import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
@@ -33,9 +33,6 @@ CALLED_WITH: Mapping[str, tuple[str, ...]] = {
 
 class UserStrategy(Strategy):
     """A strategy class of your own file; see docs/add-a-strategy.md."""
-
-    pools: ClassVar[bool] = False
-    """Data are pooled by the hosts, who know `centralised` by its name."""
 
     file: LocalPath
     """The Python file; it runs on the server's machine, with all that its code may do."""

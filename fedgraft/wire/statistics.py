@@ -12,6 +12,9 @@ SecondMoment = Literal["none", "diagonal", "shared", "per_class"]
 LARGEST_STATISTICS_BYTES = 1_000_000_000
 """Above it a reply is refused before anything is computed or asked for."""
 
+SUMS_TOLERANCE = 1e-9
+"""Relative rounding that sums of the same rows, in another order, may show."""
+
 _HEADER_BYTES = 128
 """NumPy's header of an array of at most three dimensions."""
 

@@ -60,5 +60,5 @@ def test_a_client_reads_its_part_of_a_scenario_and_no_more() -> None:
     assert part.train == scenario.train
     assert part.data == scenario.data
     assert part.strategy is not None
-    assert set(type(part.strategy).model_fields) == {"name"}
+    assert set(type(part.strategy).model_fields) == {"name", "data"}
     assert not hasattr(part, "name")
