@@ -25,7 +25,6 @@ import fedgraft
 from fedgraft.errors import FedGraftError, LaunchError
 from fedgraft.simulation.flower_identity import claim_identity
 from fedgraft.simulation.ray_grid import RayGrid, _shared
-from fedgraft.simulation.ray_session import RaySession
 from fedgraft.simulation.settings import RayRuntime
 from fedgraft.wire.records import array_record, pack
 from fedgraft.wire.requests import DescribeRequest
@@ -53,17 +52,6 @@ def assert_same_bits(run: fedgraft.Run, other: fedgraft.Run) -> None:
 
 def on_ray(**changes: Any) -> Any:
     return small(**{"runtime": {"name": "ray", "hosts": changes.pop("hosts", 2)}, **changes})
-
-
-@pytest.fixture(scope="module")
-def shared_ray() -> Iterator[None]:
-    """One Ray for the tests that don't care whose it is; runs use it and leave it running."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]))
-        with RaySession(RayRuntime(), verbose=False) as session:
-            session.start(4)
-            session.wait()
-            yield
 
 
 @pytest.mark.usefixtures("shared_ray")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from every_strategy import troubled
 from flwr.app import Context, RecordDict
 from small_scenarios import changed, small, small_file
 
@@ -55,8 +56,8 @@ def in_flower(scenario: Scenario, hosts: int) -> Scenario:
 
 
 def test_inline_and_flower(tmp_path: Path) -> None:
-    """Two hosts, two shards, four of the clients a round; what is told of the run comes through as well."""
-    scenario = small(**{"shards": 2, "server.rounds": 3, "server.clients_per_round": 4})
+    """Own heads, clients that lie, stay away and join late; what is told of the run comes through as well."""
+    scenario = troubled("ditto")
     inline = fedgraft.run(scenario, out=tmp_path / "inline")
     events: list[dict[str, Any]] = []
     flower = fedgraft.run(
