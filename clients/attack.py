@@ -130,7 +130,12 @@ class Attack:
 
     def flips_labels(self, round_number: int) -> bool:
         """Whether liars train on wrong labels in a round."""
-        return isinstance(self.settings, LabelFlip) and round_number >= self.settings.from_round
+        return self.flips_labels_at_all and round_number >= self.settings.from_round
+
+    @property
+    def flips_labels_at_all(self) -> bool:
+        """Whether liars train on wrong labels in any round."""
+        return isinstance(self.settings, LabelFlip)
 
     def sent(
         self, trained: Iterable[Trained], index: NDArray[np.int64], round_number: int, shapes: Shapes

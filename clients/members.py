@@ -171,6 +171,12 @@ class Members:
         """Return the targets that clients train on, of all samples."""
         return self._wrong_targets if self.attack and self.attack.flips_labels(round_number) else self._true_targets
 
+    @property
+    def targets_of_sums(self) -> NDArray[Any]:
+        """Return the targets that sums of features are made of: they know no rounds, so that liars always lie."""
+        flips = self.attack is not None and self.attack.flips_labels_at_all
+        return self._wrong_targets if flips else self._true_targets
+
     def samples(
         self, index: NDArray[np.int64], features: NDArray[Any], targets: NDArray[Any]
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:

@@ -141,7 +141,7 @@ class PersonalCohort:
         """Return the outputs on a client's validation rows, each half by the head that the other half chooses."""
         members, objective = self._members, self._members.objective
         own, task, num_outputs = members.workspace.federation.train.of(client), objective.task, objective.num_outputs
-        targets = members.targets_of(1)
+        targets = members.targets_of_sums
         features = self._features[own].astype(np.float64)
         heads = ridge.heads(
             features, regression_targets(targets[own], task, num_outputs), SHARES if len(own) else (0.0,)

@@ -43,7 +43,7 @@ class Queries:
         check_statistics_size(num_outputs, features.shape[1], request.second_moment, task)
         rows, _ = joined(members.workspace.federation.train, members.clients[index])
         with numpy_threads(members.threads):
-            sums = statistics_sums(features, members.targets_of(1), rows, task, num_outputs, request.second_moment)
+            sums = statistics_sums(features, members.targets_of_sums, rows, task, num_outputs, request.second_moment)
         body = StatisticsReply(shard=request.shard, num_clients=len(index), num_samples=len(rows))
         return body, {"sums": sums}
 
@@ -57,7 +57,7 @@ class Queries:
         features, index = members.features(request.weights_digest), members.index(groups)
         self._check_classes("query.class_sums")
         rows = members.training_rows(index)
-        found = class_rows(features, members.targets_of(1), rows)
+        found = class_rows(features, members.targets_of_sums, rows)
         body = ClassSumsReply(shard=request.shard, num_clients=len(index), num_samples=sum(map(len, rows)))
         return body, {"rows": found}
 
@@ -70,7 +70,7 @@ class Queries:
         members = self._members
         features, index = members.features(request.weights_digest), members.index(groups)
         self._check_classes("query.mixtures")
-        rows, keys, targets = members.training_rows(index), members.keys[index], members.targets_of(1)
+        rows, keys, targets = members.training_rows(index), members.keys[index], members.targets_of_sums
         components, covariance, seed = request.components, request.covariance, members.part.seed
         with numpy_threads(members.threads):
             found = mixtures(features, targets, rows, keys, seed, components, covariance)
@@ -81,7 +81,7 @@ class Queries:
         """Predict each named client's training samples with heads that lack that client, and count."""
         members = self._members
         features, index = members.features(request.weights_digest), members.index(groups)
-        targets, rows = members.targets_of(1), members.training_rows(index)
+        targets, rows = members.targets_of_sums, members.training_rows(index)
         task, num_outputs = members.objective.task, members.objective.num_outputs
         with numpy_threads(members.threads):
             validation = CrossValidation(
@@ -103,7 +103,7 @@ class Queries:
             came, needs = listed(request.parameters) or "none", listed(PARAMETERS[request.form]) or "none"
             raise WireError(f"the request's parameters for {request.form} are {came}; expected {needs}")
         recipe = Recipe(request.form, request.parameters, request.temperature)
-        targets, rows = members.targets_of(1), members.training_rows(index)
+        targets, rows = members.targets_of_sums, members.training_rows(index)
         task, num_outputs = members.objective.task, members.objective.num_outputs
         with numpy_threads(members.threads):
             without = HeadsWithout(features, targets, task, num_outputs, groups.get("pooled"), recipe)

@@ -26,6 +26,8 @@ from fedgraft.submission import RunFacts, Submission
 from fedgraft.wire.records import array_record
 from scenarios.schema import Scenario
 from server.adapter import PackedStrategy
+from server.attendance import Attendance
+from server.availability_settings import AvailabilitySettings
 from server.checkpoint import Counters
 from server.exchange import HostError, exchange
 from server.roster import call_the_roll
@@ -73,10 +75,17 @@ def no_waiting(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     forget_hosts()
 
 
-def course(name: str, fates: list[str], double_replies: bool = False) -> dict[str, np.ndarray]:
-    """Return the head after three rounds of half the clients."""
+TROUBLE = {"attack": {"name": "a-little-is-enough", "deviations": 1.0, "fraction": 0.4, "from_round": 2}}
+SOME_COME = AvailabilitySettings(dropout=0.3, late_fraction=0.3, last_joins_in=3)
+
+
+def course(name: str, fates: list[str], double_replies: bool = False, trouble: bool = False) -> dict[str, np.ndarray]:
+    """Return the head after three rounds of half the clients, and how the clients' own heads do if they have some.
+
+    With trouble, some clients lie, and some of those that are asked do not come.
+    """
     claim_identity(RUN)
-    values = Scenario.model_validate_json(json.dumps(SCENARIO))
+    values = Scenario.model_validate_json(json.dumps(SCENARIO | (TROUBLE if trouble else {})))
     config = {"scenario": Submission(values.model_dump_json(), RunFacts(run_id=str(uuid.uuid4()))).to_run_config()}
     contexts = {
         FIRST_HOST + number: Context(
@@ -93,7 +102,8 @@ def course(name: str, fates: list[str], double_replies: bool = False) -> dict[st
     objective = Objective(LinearHead(), SoftmaxLoss(), "classes", 3)
     own = ServerSettings(rounds=rounds, clients_per_round=4)
     never = EvaluationSettings(every=1000, central=False, per_client=False)
-    adapter = PackedStrategy(strategy, roster, own, never, objective, run_id, 1, "", DIM)
+    attendance = Attendance(SOME_COME if trouble else None, 1, roster.names, roster.num_train)
+    adapter = PackedStrategy(strategy, roster, own, never, objective, run_id, 1, "", DIM, attendance)
     head = initial_head(LinearHead(), DIM, 3, 1)
     for number in range(1, rounds + 1):
         arrays = None
@@ -104,7 +114,10 @@ def course(name: str, fates: list[str], double_replies: bool = False) -> dict[st
                 replies = [*replies[::-1], *replies]
             arrays, _ = adapter.aggregate_train(number, replies)
         head = adapter.head
-    return {name: np.asarray(value) for name, value in head.items()}
+    messages = list(adapter.configure_evaluate(rounds, array_record(head), ConfigRecord(), grid))
+    adapter.aggregate_evaluate(rounds, exchange(grid, messages, Counters(), "evaluate", 1e-6, retries=40))
+    personal = adapter.record.personal if adapter.record else {}
+    return {name: np.asarray(value) for name, value in [*head.items(), *personal.items()]}
 
 
 UNDISTURBED: dict[str, dict[str, np.ndarray]] = {}
@@ -128,6 +141,23 @@ def test_replies_that_come_twice_count_once(name: str) -> None:
     once, twice = course(name, []), course(name, [], double_replies=True)
     for part, value in once.items():
         np.testing.assert_array_equal(value, twice[part])
+
+
+@settings(max_examples=8, deadline=None)
+@given(
+    name=st.sampled_from(("ditto", "scaffold", "local-only")),
+    fates=st.lists(st.sampled_from(["arrives", "is lost", "reply is lost", "comes twice"]), max_size=30),
+)
+def test_nor_where_clients_lie_stay_away_and_have_heads_of_their_own(name: str, fates: list[str]) -> None:
+    key = f"{name}, in trouble"
+    if key not in UNDISTURBED:
+        UNDISTURBED[key] = course(name, [], trouble=True)
+        if name == "scaffold":  # there was trouble
+            assert not np.array_equal(UNDISTURBED[key]["weight"], course(name, [])["weight"])
+    told = course(name, fates, trouble=True)
+    assert ("loss" in told) == (name != "scaffold")
+    for part, value in told.items():
+        np.testing.assert_array_equal(value, UNDISTURBED[key][part])
 
 
 def test_gives_up_after_as_many_retries_as_were_set() -> None:
