@@ -123,6 +123,7 @@ def run_resolved(
             feature_dim=feature_dim,
             device=resolved.runtime.device,
             prepared_seconds=prepared,
+            resident=resolved.runtime.name != "flower",
             pictures=pictures,
         )
         _start(resolved, Submission(resolved.model_dump_json(), facts), session, verbose)

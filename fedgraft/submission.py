@@ -41,6 +41,8 @@ class RunFacts(Settings):
     """Names of the sites of a deployed run; empty: a simulation."""
     prepared_seconds: dict[str, float] = Field(default_factory=dict)
     """Seconds that the command line spent before the server started, by phase."""
+    resident: bool = True
+    """Whether all messages to a host come to one process, whose memory holds its clients' state."""
     pictures: bool = True
     """Whether pictures are drawn at the end."""
 
@@ -92,5 +94,5 @@ def _from_name(name: str) -> Submission:
 
     scenario = load_scenario(name)
     scenario = scenario.model_copy(update={"shards": scenario.shards or 1})
-    run = RunFacts(run_id=str(uuid.uuid5(uuid.NAMESPACE_URL, name)), num_hosts=1, threads=1)
+    run = RunFacts(run_id=str(uuid.uuid5(uuid.NAMESPACE_URL, name)), num_hosts=1, threads=1, resident=False)
     return Submission(scenario.model_dump_json(), run)

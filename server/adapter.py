@@ -68,6 +68,7 @@ class PackedStrategy(FlwrStrategy):
         weights_digest: of the run's backbone.
         feature_dim: features a sample.
         attendance: who comes; default: everybody that a round asks.
+        resident: whether all messages to a host come to one process.
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class PackedStrategy(FlwrStrategy):
         weights_digest: str,
         feature_dim: int,
         attendance: Attendance | None = None,
+        resident: bool = True,
     ) -> None:
         self.attendance = attendance or Attendance(None, seed, roster.names, roster.num_train)
         self.strategy = strategy
@@ -90,6 +92,7 @@ class PackedStrategy(FlwrStrategy):
         self.evaluation = evaluation
         self.objective = objective
         self.run_id = run_id
+        self._resident = resident
         self.weights_digest = weights_digest
         self._questions = Questions(roster, run_id, weights_digest, feature_dim)
         self.head: Arrays = {}
@@ -240,7 +243,9 @@ class PackedStrategy(FlwrStrategy):
             return None
         version = int(self.versions[self.roster.of(call)].max())
         becomes = int(self.versions.max()) + 1
-        return StateSettings(version=version, becomes=becomes, keep=self._keeps_now(round_number))
+        return StateSettings(
+            version=version, becomes=becomes, keep=self._keeps_now(round_number), pass_on=not self._resident
+        )
 
     def _note_versions(self, request: Request) -> None:
         """Note which clients' state is a version further after an exchange."""

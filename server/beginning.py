@@ -90,6 +90,7 @@ def begin(
         info.weights_digest,
         feature_dim,
         Attendance(part.availability, part.seed, roster.names, roster.num_train),
+        resident=submission.run.resident,
     )
     threads = submission.run.threads
     central = _central(part, objective, counters, threads)

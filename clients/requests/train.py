@@ -60,6 +60,8 @@ class TrainAnswers:
             body, out = _trained(LocalRound(members, request, asked, states, shared, self._updates), started)
         if request.state.keep:
             states.keep(request.shard)
+        if request.state.pass_on:
+            states.pass_on(request.shard)
         self._kept.keep(Answer(request, groups, body, out))
         return body, out
 

@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 from clients.state.files import ShardFiles, fingerprint
 from clients.state.tables import Kind, Layout, StateTable
 
+PASSED_ON = "passed-on"
+"""The folder, beside the files that checkpoints name, of those that processes leave for each other."""
+
 
 class ClientStates:
     """The state of a host's clients in one run; version 0 is empty: zeros.
@@ -35,7 +38,7 @@ class ClientStates:
         self.tables = {name: StateTable(layout, kind) for name, kind in kinds.items()}
         self._layout, self._shards, self._names, self._folder = layout, shards, names, folder
         self._versions: dict[int, int] = {}
-        self._files_of: dict[int, ShardFiles] = {}
+        self._files_of: dict[tuple[int, Path], ShardFiles] = {}
 
     def start_from(self, shard: int, version: int) -> bool:
         """Have a shard's state be that of a version, from memory or its file; False if neither has it.
@@ -45,11 +48,11 @@ class ClientStates:
         Raises:
             StoreError: the file can't be used here; see `ShardFiles.load`.
         """
-        files = self._files(shard)
-        if self._versions.get(shard, 0) != version and not self._load(shard, version, files):
+        kept = self._files(shard)
+        if self._versions.get(shard, 0) != version and not self._load(shard, version, kept):
             return False
         self._versions[shard] = version
-        if files is not None:
+        for files in kept:
             files.drop_after(version)
         return True
 
@@ -70,12 +73,26 @@ class ClientStates:
         Raises:
             StoreError: the disk is full, or the folder can't be written.
         """
-        files, version = self._files(shard), self._versions.get(shard, 0)
-        if files is not None and version > 0 and version not in files.versions():
-            files.save(version, self._parts(shard))
+        self._save(shard, self._files(shard)[:1])
 
-    def _load(self, shard: int, version: int, files: ShardFiles | None) -> bool:
-        found = None if files is None or version == 0 else files.load(version)
+    def pass_on(self, shard: int) -> None:
+        """Write the shard's version to a file for the process that goes on from it, beside those of checkpoints.
+
+        Raises:
+            StoreError: the disk is full, or the folder can't be written.
+        """
+        self._save(shard, self._files(shard)[1:])
+
+    def _save(self, shard: int, kept: Sequence[ShardFiles]) -> None:
+        version = self._versions.get(shard, 0)
+        for files in kept:
+            if version > 0 and version not in files.versions():
+                files.save(version, self._parts(shard))
+
+    def _load(self, shard: int, version: int, kept: Sequence[ShardFiles]) -> bool:
+        found = None
+        for files in kept if version > 0 else ():
+            found = files.load(version) if found is None else found
         if version > 0 and found is None:
             return False
         for name, part in self._parts(shard).items():
@@ -91,13 +108,17 @@ class ClientStates:
             for kind, part in table.part(first, last).items()
         }
 
-    def _files(self, shard: int) -> ShardFiles | None:
+    def _files(self, shard: int) -> list[ShardFiles]:
+        """Return the files of a shard: those that checkpoints name, and those that are passed on."""
         if self._folder is None:
-            return None
-        if shard not in self._files_of:
-            clients = fingerprint(self._layout, self._names, *self._range(shard))
-            self._files_of[shard] = ShardFiles(self._folder, shard, clients)
-        return self._files_of[shard]
+            return []
+        found = []
+        for folder in (self._folder, self._folder / PASSED_ON):
+            if (shard, folder) not in self._files_of:
+                clients = fingerprint(self._layout, self._names, *self._range(shard))
+                self._files_of[shard, folder] = ShardFiles(folder, shard, clients)
+            found.append(self._files_of[shard, folder])
+        return found
 
     def _range(self, shard: int) -> tuple[int, int]:
         first, last = np.searchsorted(self._shards, [shard, shard + 1]).tolist()

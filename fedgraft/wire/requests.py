@@ -82,6 +82,8 @@ class StateSettings(Settings):
     """What it is called afterwards, if any of the shard's clients take part."""
     keep: bool = False
     """Whether it is written to a file then, since a checkpoint will name it."""
+    pass_on: bool = False
+    """Whether it is written to a file in any case, since another process may answer the host's next message."""
 
 
 class TrainRequest(Settings):

@@ -212,10 +212,12 @@ def extra(head: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {f"control.{name}": np.full(value.shape, 0.01, dtype=np.float32) for name, value in head.items()}
 
 
-def ask(site: Site, version: int, becomes: int, *index: int, keep: bool = False, **changes: Any) -> Any:
+def ask(
+    site: Site, version: int, becomes: int, *index: int, keep: bool = False, pass_on: bool = False, **changes: Any
+) -> Any:
     head = head_of()
     groups = {"head": head, "clients": naming(*index), "extra": extra(head)}
-    state = StateSettings(version=version, becomes=becomes, keep=keep)
+    state = StateSettings(version=version, becomes=becomes, keep=keep, pass_on=pass_on)
     return site.ask(request(**{**SCAFFOLD, "state": state, "shard": 0, **changes}), groups)
 
 
@@ -242,6 +244,27 @@ def test_a_host_goes_on_from_what_it_wrote(form: str) -> None:
             np.testing.assert_array_equal(second[group][name], value)
             assert np.abs(value).max() > 0
             assert not np.array_equal(value, first[group][name])
+
+
+def test_processes_take_turns_at_being_a_host() -> None:
+    """The second has nothing in memory, the third an old version; what a checkpoint names outlives them all."""
+    site, stays = Site(), []
+    for version in range(7):
+        stays.append(ask(site, version, version + 1, 0, 1, 2, round_number=version + 1)[1])
+    forget_hosts()
+    for version in range(7):
+        body, groups = ask(
+            site, version, version + 1, 0, 1, 2, keep=version == 0, pass_on=True, round_number=version + 1
+        )
+        assert body.has_state
+        for group in ("update", "control"):
+            for name, value in stays[version][group].items():
+                np.testing.assert_array_equal(groups[group][name], value)
+        if version != 3:  # here the same process goes on
+            forget_hosts()
+    assert ask(site, 1, 2, 0, 1, 2, round_number=2)[0].has_state
+    forget_hosts()
+    assert not ask(site, 7, 8, 0, 1, 2, round_number=8)[0].has_state  # the run went back
 
 
 def test_a_host_that_lacks_a_version_says_so_and_does_nothing() -> None:
