@@ -12,9 +12,10 @@ from flwr.app import Array, ArrayRecord, Context, Message, RecordDict
 from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 
 from clients.app import app
+from clients.host import Host, resident_host
 from fedgraft.settings import Settings
 from fedgraft.simulation.flower_identity import claim_identity, stamp
-from fedgraft.submission import RunFacts, Submission
+from fedgraft.submission import RunFacts, Submission, read_submission
 from fedgraft.wire.records import pack, unpack
 from fedgraft.wire.requests import (
     BackboneReply,
@@ -46,6 +47,15 @@ VALUES: dict[str, Any] = {
     "train": {"local_epochs": 2, "batch_size": 4, "optimizer": {"name": "sgd", "learning_rate": 0.1, "momentum": 0.5}},
     "shards": 2,
 }
+
+
+def host_of(context: Context) -> Host:
+    """Return the host that a message speaks to, as the ClientApp finds it; without a number it is a site's."""
+    submission, node = read_submission(context.run_config), context.node_config
+    place = int(node.get("partition-id", 0)), int(node.get("num-partitions", 1))
+    run = submission.run
+    simulated = "partition-id" in node
+    return resident_host(submission.scenario_json, *place, run.threads, simulated, run.feature_dim, run.device)
 
 
 def scenario_of(**changes: Any) -> Scenario:

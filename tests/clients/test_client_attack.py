@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 from flwr.app import Context, RecordDict
-from small_scenario import Site, head_of, naming, request, scenario_of
+from small_scenario import Site, head_of, host_of, naming, request, scenario_of
 
-from clients.app import host_of
 from clients.attack import flipped, hidden_deviations
 from clients.host import forget_hosts
 from fedgraft.attack_settings import SignFlip

@@ -11,11 +11,11 @@ import pytest
 import torch
 from flwr.app import Context, RecordDict
 from plain_loop import batches_of
+from small_scenario import host_of
 from small_scenarios import small
 from torch import nn
 
 import fedgraft
-from clients.app import host_of
 from fedgraft.data.federation import build_federation
 from fedgraft.errors import ScenarioError
 from fedgraft.randomness import name_key
