@@ -29,7 +29,7 @@ from fedgraft.deployment.readme import authority_readme
 from fedgraft.deployment.secret_files import private_folder, write_private, write_public
 from fedgraft.deployment.settings import FederationSettings, FederationSite
 from fedgraft.deployment.site_keys import KeyFileError, KeyPair, checked_public_key, fingerprint, make_key
-from fedgraft.deployment.site_kit import SiteParts, site_settings, write_site_kit
+from fedgraft.deployment.site_kit import SiteParts, site_settings, weights_file, write_site_kit
 from fedgraft.errors import Fault, FedGraftError, SettingsError, StoreError, listed, nearest
 
 SERVER, AUTHORITY = "server", "authority"
@@ -206,7 +206,15 @@ def _change(plan: Plan, server: ServerFolder, done: Done) -> None:
 
 
 def _write_site(plan: Plan, folder: Path, site: FederationSite, key: KeyPair | bytes, authority: bytes) -> None:
-    parts = SiteParts.of(key, authority, facts_of(authority).ends, plan.policy, plan.backbone_digest)
+    backbone = plan.federation.backbone if site.backbone_in_kit else None
+    parts = SiteParts(
+        _public(key),
+        None if isinstance(key, bytes) else key.private,
+        authority,
+        facts_of(authority).ends,
+        plan.policy,
+        None if backbone is None else weights_file(backbone),
+    )
     write_site_kit(private_folder(folder), site_settings(plan.federation, site, plan.backbone_digest), parts)
 
 

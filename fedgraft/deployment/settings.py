@@ -220,7 +220,15 @@ class FederationSettings(Settings):
             if site.name in seen:
                 raise setting_fault(f"sites.{number}.name", f"came '{site.name}', the name of an earlier site too")
             seen.add(site.name)
-            if site.backbone_in_kit and self.backbone is None:
-                text = f"came true at '{site.name}', but the federation names no backbone; add `backbone:`"
-                raise setting_fault(f"sites.{number}.backbone_in_kit", text)
+            if site.backbone_in_kit and (reason := self._no_backbone_for_kits()):
+                raise setting_fault(f"sites.{number}.backbone_in_kit", f"came true at '{site.name}', but {reason}")
         return self
+
+    def _no_backbone_for_kits(self) -> str:
+        """Return why no kit can have the backbone; empty if one can."""
+        if self.backbone is None:
+            return "the federation names no backbone; add `backbone:`"
+        installed = self.backbone.name == "identity" or self.backbone.name.startswith("bundled:")
+        if self.backbone.weights == "pretrained" and not installed:
+            return "a site downloads nothing; name the weights' file as backbone.weights, or a bundled: backbone"
+        return ""

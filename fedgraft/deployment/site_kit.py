@@ -6,12 +6,14 @@ import datetime
 from dataclasses import dataclass
 from pathlib import Path
 
+from fedgraft.deployment.certificates import read_file
 from fedgraft.deployment.readme import site_readme
 from fedgraft.deployment.secret_files import write_private, write_public
 from fedgraft.deployment.settings import Endpoint, FederationSettings, FederationSite, SiteSettings
-from fedgraft.deployment.site_keys import KeyPair, fingerprint
+from fedgraft.deployment.site_keys import fingerprint
 from fedgraft.deployment.units import site_compose, site_unit
 from fedgraft.deployment.versions import own_versions
+from fedgraft.models.settings import BackboneSettings
 from fedgraft.settings_files.write import commented
 
 _HEADING = "The site {name} of the federation {federation}. Fill in `data:`; relative paths are relative to this file."
@@ -27,7 +29,7 @@ class SiteParts:
         authority: the authority's certificate (PEM).
         authority_ends: when that ends.
         policy: the text of `policy.yaml`.
-        backbone_digest: of the federation's backbone; None if it names none.
+        weights: the file of the backbone's weights, for a kit that has it; None if they come with a package.
     """
 
     public_key: bytes
@@ -35,27 +37,21 @@ class SiteParts:
     authority: bytes
     authority_ends: datetime.datetime
     policy: str
-    backbone_digest: str | None = None
-
-    @classmethod
-    def of(
-        cls, pair: KeyPair | bytes, authority: bytes, ends: datetime.datetime, policy: str, digest: str | None
-    ) -> SiteParts:
-        """Return the parts for a key pair, or for a public key alone."""
-        public, private = (pair, None) if isinstance(pair, bytes) else (pair.public, pair.private)
-        return cls(public, private, authority, ends, policy, digest)
+    weights: Path | None = None
 
 
 def site_settings(federation: FederationSettings, site: FederationSite, backbone_digest: str | None) -> SiteSettings:
     """Return the settings of a site's kit."""
-    server = federation.server
+    server, backbone = federation.server, federation.backbone if site.backbone_in_kit else None
+    if backbone is not None and (source := weights_file(backbone)) is not None:
+        backbone = backbone.model_copy(update={"weights": f"backbone{source.suffix.lower()}"})
     return SiteSettings(
         name=site.name,
         federation=federation.name,
         server=Endpoint(host=server.host, port=server.port),
         data=site.data,
         labels=federation.labels,
-        backbone=federation.backbone if site.backbone_in_kit else None,
+        backbone=backbone,
         backbone_digest=backbone_digest,
         versions=own_versions(),
         state_dir="state",
@@ -63,6 +59,11 @@ def site_settings(federation: FederationSettings, site: FederationSite, backbone
         socket=f"/run/fedgraft-{site.name}/host.sock" if site.user else "run/host.sock",
         user=site.user,
     )
+
+
+def weights_file(backbone: BackboneSettings) -> Path | None:
+    """Return the file of a backbone's weights; None if they come with a package, or are random."""
+    return None if backbone.weights in ("pretrained", "random") else Path(backbone.weights)
 
 
 def write_site_kit(folder: Path, settings: SiteSettings, parts: SiteParts) -> None:
@@ -85,4 +86,6 @@ def write_site_kit(folder: Path, settings: SiteSettings, parts: SiteParts) -> No
     }.items():
         write_public(folder / file, text.encode())
     write_public(folder / "key.pub", parts.public_key)
+    if settings.backbone is not None and parts.weights is not None:
+        write_public(folder / settings.backbone.weights, read_file(parts.weights))
     write_public(folder / "ca.crt", parts.authority)

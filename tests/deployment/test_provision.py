@@ -325,10 +325,34 @@ def test_all_faults_of_a_federation_are_named_at_once(tmp_path: Path) -> None:
         ("- name: a\n- name: a\n", "sites[1].name: came 'a', the name of an earlier site too"),
         ("- name: server\n", "sites[0].name: came 'server', the name of a folder of the kits"),
         ("- {name: a, backbone_in_kit: true}\n", "the federation names no backbone; add `backbone:`"),
+        ("- {name: a, backbone_in_kit: true}\nbackbone: timm:resnet18\n", "a site downloads nothing; name the weights"),
     ],
 )
 def test_sites_that_cannot_be(tmp_path: Path, sites: str, part: str) -> None:
     assert part in refused(tmp_path, federation=f"name: skin\nserver: {{host: 10.0.0.1}}\nsites:\n{sites}")
+
+
+def test_a_site_with_a_thin_line_has_the_backbone_in_its_kit(tmp_path: Path) -> None:
+    """The weights are random numbers written by torchvision itself; the site's digest is that of the federation."""
+    import torch
+    import torchvision
+
+    torch.save(torchvision.models.squeezenet1_1().state_dict(), tmp_path / "squeeze.pth")
+    backbone = "backbone: {name: torchvision:squeezenet1_1, weights: squeeze.pth}\n"
+    federation = FEDERATION.replace("- name: clinic-1", "- {name: clinic-1, backbone_in_kit: true}")
+    provision(tmp_path, federation=federation + backbone)
+    kit = tmp_path / "kits" / "clinic-1"
+    assert (kit / "backbone.pth").read_bytes() == (tmp_path / "squeeze.pth").read_bytes()
+    settings = read_site(kit).settings
+    assert settings.backbone is not None
+    assert settings.backbone.weights == str(kit / "backbone.pth")
+    from clients.site.check.identity import backbone as check_backbone
+
+    (finding,) = check_backbone(read_site(kit))
+    assert finding.level == "ok"
+    other = read_site(tmp_path / "kits" / "clinic-2").settings
+    assert (other.backbone, other.backbone_digest) == (None, settings.backbone_digest)
+    assert not list((tmp_path / "kits" / "clinic-2").glob("backbone*"))
 
 
 def test_a_folder_that_is_no_kit_says_what_it_is(made: Path) -> None:
