@@ -113,7 +113,7 @@ def test_a_difference_that_never_varies_has_no_test() -> None:
 
 
 def test_holm_on_a_published_example() -> None:
-    """The example of Wikipedia's "Holm-Bonferroni method": of 0.01, 0.04, 0.03, 0.005 the fourth and first are rejected.
+    """The example of Wikipedia's "Holm-Bonferroni method": of four p-values the fourth and the first are rejected.
 
     At the level 0.05: 0.005 is below 0.05 / 4, 0.01 below 0.05 / 3, but 0.03 not below 0.05 / 2. Sorted, the p-values
     are times 4, 3, 2 and 1, and never below the one before.
