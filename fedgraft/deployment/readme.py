@@ -24,7 +24,7 @@ say what is answered at all.
 | `ca.crt` | by which your machine knows the server; no secret |
 | {key_row} |
 | `key.pub` | the public part of the key, which the server has; no secret |
-| `fedgraft-{name}.service` | to run the site under systemd |
+{backbone_row}| `fedgraft-{name}.service` | to run the site under systemd |
 | `compose.yaml` | or in a container |
 
 Fingerprint of your key: `{fingerprint}`.
@@ -132,6 +132,7 @@ def site_readme(settings: SiteSettings, fingerprint: str, authority_ends: dateti
     return _SITE.format(
         name=settings.name,
         federation=settings.federation,
+        backbone_row=_backbone_row(settings),
         key_row="`key` | **secret**: by which the server knows you. It never leaves this machine"
         if has_key
         else "`key` | not in this kit: the **secret** that you made yourself goes here, and never leaves this machine",
@@ -148,6 +149,12 @@ def site_readme(settings: SiteSettings, fingerprint: str, authority_ends: dateti
         run="" if second else "runuser -u fedgraft -- ",
         authority_ends=f"{authority_ends:%Y-%m-%d}",
     )
+
+
+def _backbone_row(settings: SiteSettings) -> str:
+    if settings.backbone is None or settings.backbone.weights in ("pretrained", "random"):
+        return ""
+    return f"| `{settings.backbone.weights}` | the model's fixed part, so that the server need not send it |\n"
 
 
 def server_readme(settings: ServerKit, ends: datetime.datetime, release: str) -> str:

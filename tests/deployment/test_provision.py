@@ -348,6 +348,7 @@ def test_a_site_with_a_thin_line_has_the_backbone_in_its_kit(tmp_path: Path) -> 
     assert settings.backbone.weights == str(kit / "backbone.pth")
     from clients.site.check.identity import backbone as check_backbone
 
+    assert "| `backbone.pth` | the model's fixed part" in (kit / "README.md").read_text()
     (finding,) = check_backbone(read_site(kit))
     assert finding.level == "ok"
     other = read_site(tmp_path / "kits" / "clinic-2").settings
