@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fedgraft.commands.terminal import JsonOption, ScenarioArgument, SetOption, err, escaped, out, shown
+from fedgraft.errors import FedGraftError
 
 if TYPE_CHECKING:
+    from scenarios.comparison.findings import Analysis
     from scenarios.comparison.records import Comparison
 
 
@@ -94,16 +96,28 @@ def _show_plan(found: Comparison) -> None:
 
 
 def _show_end(found: Comparison, quiet: bool) -> None:
-    """Print the tables, the verdict, and where all of it lies."""
-    if quiet or found.directory is None:
+    """Print the tables, the verdict, and where all of it lies; make the report."""
+    if found.directory is None:
         return
+    lines = [f"results: {shown(found.directory)}"]
     if any(run.state == "finished" for run in found.runs):
         from fedgraft.commands.compare_results import tables, verdict_lines
         from scenarios.comparison.analysis import analyse
 
         analysis = analyse(found)
-        for table in tables(analysis):
+        for table in () if quiet else tables(analysis):
             out.print(table)
-        for line in verdict_lines(analysis):
-            out.print(line, soft_wrap=True)
-    out.print(f"results: {shown(found.directory)}", soft_wrap=True)
+        lines = [*verdict_lines(analysis), *lines, _report_line(found, analysis)]
+    for line in () if quiet else lines:
+        out.print(line, soft_wrap=True)
+
+
+def _report_line(found: Comparison, analysis: Analysis) -> str:
+    """Make the report; say where it is, or why there is none: the runs are done, and their results stand."""
+    from scenarios.report import write_report
+
+    try:
+        return f"report: {shown(write_report(found, analysis=analysis))}"
+    except FedGraftError as error:
+        again = shlex.join(["fedgraft", "report", shown(found.directory or Path())])
+        return f"no report: {escaped(str(error))}; then: [bold]{escaped(again)}[/]"

@@ -12,17 +12,19 @@ from typing import TYPE_CHECKING
 from fedgraft.errors import FedGraftError
 
 if TYPE_CHECKING:
+    from scenarios.comparison.findings import Analysis
     from scenarios.comparison.records import Comparison
 
 REPORT_FILE = "report.html"
 
 
-def write_report(comparison: Comparison, directory: Path | None = None) -> Path:
+def write_report(comparison: Comparison, directory: Path | None = None, analysis: Analysis | None = None) -> Path:
     """Write page, pictures and tables of a comparison; return the page's path.
 
     Args:
         comparison: its runs may have failed, or not have come to their end; the report says so.
         directory: where `report.html`, `figures/` and `tables/` go; None: the comparison's own.
+        analysis: of the comparison, where it has been made already.
 
     Raises:
         FedGraftError: the extra `report` is not installed, or the files can't be written.
@@ -38,7 +40,7 @@ def write_report(comparison: Comparison, directory: Path | None = None) -> Path:
     place = directory or comparison.directory
     if place is None:
         raise FedGraftError("these runs have no directory in common; say where the report goes, with --out DIR")
-    analysis = analyse(comparison)
+    analysis = analysis or analyse(comparison)
     page = compose(comparison, analysis)
     write_tables(comparison, analysis, place / "tables")
     write_pictures(page.figures, place / "figures")
