@@ -43,8 +43,8 @@ def write_report(comparison: Comparison, directory: Path | None = None, analysis
     analysis = analysis or analyse(comparison)
     page = compose(comparison, analysis)
     write_tables(comparison, analysis, place / "tables")
-    write_pictures(page.figures, place / "figures")
     write_text(place / REPORT_FILE, render(page))
+    write_pictures(page.figures, place / "figures")  # the longest part, which nobody has to wait for to look
     return place / REPORT_FILE
 
 

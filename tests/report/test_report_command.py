@@ -57,6 +57,7 @@ def test_several_runs_give_one_report(
     assert (tmp_path / "skew/figures/all-conditions.svg").exists()
 
 
+@pytest.mark.slow
 def test_a_single_run_has_its_report_beside_its_results(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert call(monkeypatch, runs / "even") == 0
     text = (runs / "even/report.html").read_text()
@@ -65,6 +66,7 @@ def test_a_single_run_has_its_report_beside_its_results(runs: Path, monkeypatch:
     assert (runs / "even/tables/clients.parquet").exists()
 
 
+@pytest.mark.slow
 def test_a_damaged_directory_is_named_and_left_out(
     runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
