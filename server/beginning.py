@@ -156,6 +156,11 @@ def _tell(part: ServerPart, roster: Roster) -> None:
             "note",
             text=f"{part.attack.name} from round {part.attack.from_round} by {len(liars)} clients: {listed(liars)}",
         )
+        if part.attack.name == "a-little-is-enough" and part.shards > 1:
+            report(
+                "note",
+                text=f"liars know the updates of their own shard only; compare runs of {part.shards} shards",
+            )
     line = predicted_line(roster, part.shards)
     if line is not None:
         report("explain", text=line)

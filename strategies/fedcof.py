@@ -13,6 +13,8 @@ all `N` samples; each class's weight is brought to one length. Scatter between c
 
 Differs from the paper: gamma is a multiple of the mean variance within classes, so that it means the same for features
 of any scale; weights come to their mean length, not to 1, and are divided by a temperature, which changes no answer.
+Each client gives one mean a class, as in the authors' own code; several of one client, for federations of few clients,
+would reveal more of its samples and are not asked for.
 Client half: none. Replies: class sums of each client.
 """
 

@@ -49,6 +49,13 @@ def test_at_any_number_of_hosts(name: str, tmp_path: Path) -> None:
     assert_same_bits(with_hosts(troubled(name), 3, tmp_path / "3"), one)
 
 
+@pytest.mark.parametrize("name", each(("ditto",)))
+def test_any_process_may_answer_for_a_host(name: str, tmp_path: Path) -> None:
+    """As in Flower's simulation: what clients keep from round to round is on no process's mind."""
+    one = with_hosts(troubled(name), 1, tmp_path / "1")
+    assert_same_bits(with_hosts(troubled(name), 3, tmp_path / "3", resident=False), one)
+
+
 @pytest.mark.usefixtures("shared_ray")
 @pytest.mark.parametrize("name", each(("ditto",)))
 def test_on_ray(name: str, tmp_path: Path) -> None:

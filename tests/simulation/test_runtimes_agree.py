@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from every_strategy import troubled
-from flwr.app import Context, RecordDict
+from flwr.app import Context, Message, RecordDict
 from small_scenarios import changed, small, small_file
 
 import fedgraft
@@ -68,17 +68,26 @@ def test_inline_and_flower(tmp_path: Path) -> None:
     assert events[-1]["kind"] == "finished"
 
 
-def with_hosts(scenario: Scenario, num_hosts: int, out: Path) -> fedgraft.Run:
-    """Run a scenario with several hosts, all in this process."""
+class Forgetful(InlineGrid):
+    """Has each message answered as by a new process: what Flower's simulation may do, where any actor takes any."""
+
+    def _answer(self, message: Message) -> Message:
+        forget_hosts()
+        return super()._answer(message)
+
+
+def with_hosts(scenario: Scenario, num_hosts: int, out: Path, resident: bool = True) -> fedgraft.Run:
+    """Run a scenario with several hosts, all in this process; if they are not resident, without any memory."""
     forget_hosts()
     claim_identity(1)
-    facts = RunFacts(run_id="run-00000001", directory=str(out), num_hosts=num_hosts)
+    facts = RunFacts(run_id="run-00000001", directory=str(out), num_hosts=num_hosts, resident=resident)
     config: dict[str, Any] = {"scenario": Submission(scenario.model_dump_json(), facts).to_run_config()}
     hosts = {
         2 + number: Context(1, 2 + number, {"partition-id": number, "num-partitions": num_hosts}, RecordDict(), config)
         for number in range(num_hosts)
     }
-    server_app(InlineGrid(client_app, hosts), Context(1, 1, {}, RecordDict(), config))
+    grid = InlineGrid if resident else Forgetful
+    server_app(grid(client_app, hosts), Context(1, 1, {}, RecordDict(), config))
     forget_hosts()
     return fedgraft.load(out)
 

@@ -212,6 +212,25 @@ def test_samples_weigh_where_clients_keep_state(name: str, num_steps: int) -> No
     np.testing.assert_allclose(course_end_to_end(strategy, clients, num_steps, 8), by_hand[:8], rtol=2e-5, atol=2e-6)
 
 
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        (Row("fedavg", 0, 0), Row("flower:FedAvg", 0, 0)),
+        (
+            Row("qfedavg", 0, 0, {"q": 1.0}),
+            Row("flower:QFedAvg", 0, 0, {"client_learning_rate": LEARNING_RATE, "q": 1}),
+        ),
+    ],
+    ids=["fedavg", "qfedavg"],
+)
+def test_flower_s_own_go_the_same_way(ours: Row, theirs: Row) -> None:
+    """One local step: Flower weighs by the mean loss of all local steps, the paper by that before them."""
+    clients = (Quadratic(1, -3, weight=1), Quadratic(4, 2, weight=1), Quadratic(2, 0.5, weight=1))
+    np.testing.assert_allclose(
+        course(ours.build(), clients, 1, 30), course(theirs.build(), clients, 1, 30), rtol=1e-6, atol=1e-7
+    )
+
+
 def test_proximal_without_mu_is_fedavg() -> None:
     """Flower's FedProx says in its log that it is FedAvg then."""
     proximal = UnpackedStrategy.of(FlowerStrategy(name="flower:FedProx", parameters={"proximal_mu": 0.0}))
