@@ -12,6 +12,7 @@ from fedgraft import __version__
 from fedgraft.commands import compare, deployed, lists, report, run, trained
 from fedgraft.commands.cache import cache
 from fedgraft.commands.provision import provision
+from fedgraft.commands.rehearse import rehearse
 from fedgraft.commands.site import site
 from fedgraft.commands.terminal import err, escaped, out
 from fedgraft.errors import FedGraftError
@@ -60,6 +61,7 @@ app.command()(deployed.submit)
 app.command()(deployed.status)
 app.command()(deployed.stop)
 app.command()(report.report)
+app.command()(rehearse)
 
 
 def main() -> None:

@@ -68,6 +68,7 @@ def submit(
     *,
     out: Path | None = None,
     on_event: Callable[[Event], None] | None = None,
+    on_poll: Callable[[], None] | None = None,
 ) -> Run:
     """Run a scenario at the sites of a federation and fetch the results.
 
@@ -77,6 +78,7 @@ def submit(
         overrides: `key.sub=value`; not with a `Scenario`.
         out: the run directory that the results are fetched into; default: a new one below `runs/`.
         on_event: called with each progress event.
+        on_poll: called a few times a second.
 
     Raises:
         FedGraftError: anything that the user can mend; the text says what to do.
@@ -107,7 +109,7 @@ def submit(
         submission = Submission(resolved.model_dump_json(), facts)
         report("note", text=f"the scenario's digest, for sites that allow scenarios by it: {submission.digest}")
         control.submit({"scenario": submission.to_run_config()})
-        follow(control, facts.run_id, directory)
+        follow(control, facts.run_id, directory, on_poll)
     return Run(fetch(directory, target))
 
 
@@ -130,7 +132,7 @@ def _sites(control: Control, folder: ServerFolder, scenario: Scenario) -> tuple[
     return names
 
 
-def follow(control: Control, run_id: str, directory: Path) -> None:
+def follow(control: Control, run_id: str, directory: Path, on_poll: Callable[[], None] | None = None) -> None:
     """Report a run's events until it has ended; a server that is restarted meanwhile is waited for.
 
     Raises:
@@ -140,6 +142,8 @@ def follow(control: Control, run_id: str, directory: Path) -> None:
     seen = time.monotonic()
     while True:
         report_new()
+        if on_poll is not None:
+            on_poll()
         try:
             run = find(control, run_id)
             if time.monotonic() - seen > 10 * POLL_SECONDS + 2:

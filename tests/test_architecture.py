@@ -29,6 +29,7 @@ WAY_IN = {
     "display",
     "export",
     "predict",
+    "rehearsal",
     "runs",
     "submission",
     "trained",

@@ -28,19 +28,20 @@ def start_site(folder: SiteFolder) -> None:
     """
     log = start_log(folder.settings.log)
     with _alone(folder), reserved_port() as port, Supervisor(log) as supervisor:
-        for program in programs(folder, port):
+        for program in programs(folder, port, known_bundle()):
             supervisor.start(program)
         server = folder.settings.server
         log.info("the site %s is up; it asks %s:%d for work", folder.settings.name, server.host, server.port)
         supervisor.run()
 
 
-def programs(folder: SiteFolder, port: socket.socket) -> list[Program]:
+def programs(folder: SiteFolder, port: socket.socket, bundle: str) -> list[Program]:
     """Return what is to run at a site, in the order of starting.
 
     Args:
         folder: the site's kit.
         port: a loopback port that is the SuperNode's own interface.
+        bundle: sha256 of the bundle that this site knows.
     """
     settings = folder.settings
     state, window = Path(settings.state_dir), Path(settings.socket)
@@ -59,7 +60,7 @@ def programs(folder: SiteFolder, port: socket.socket) -> list[Program]:
         *("--node-config", f'site-socket="{window}"'),
     )
     messenger = python("-m", "clients.site.messenger", "--address", address, "--secret-file", str(secret))
-    messenger += ["--bundle", known_bundle(), "--log", settings.log.model_dump_json()]
+    messenger += ["--bundle", bundle, "--log", settings.log.model_dump_json()]
     light = environment(window.with_name("flower"), {"PYTHONDONTWRITEBYTECODE": "1"})
     return [
         Program(

@@ -90,18 +90,32 @@ class Supervisor:
         Raises:
             LaunchError: it ended, or was not ready in time; with what it said last.
         """
-        running = _Running(program)
-        self._programs.append(running)
-        self._launch(running)
+        self.start_together([program])
+
+    def start_together(self, programs: Sequence[Program]) -> None:
+        """Start programs that do not need each other, and wait until all are ready.
+
+        Raises:
+            LaunchError: one ended, or was not ready in time; with what it said last.
+        """
+        started = [_Running(program) for program in programs]
+        self._programs += started
+        for running in started:
+            self._launch(running)
         deadline = time.monotonic() + START_SECONDS
-        while program.ready is not None and not self.stopping and not program.ready():
-            self._pump()
-            code = running.process.poll() if running.process else None
-            if code is not None or time.monotonic() > deadline:
+        for running in started:
+            while not self.stopping and running.program.ready is not None and not running.program.ready():
                 self._pump()
-                what = f"ended with {code}" if code is not None else f"was not ready within {START_SECONDS:g} s"
-                said = "; ".join(running.last_lines[-3:]) or "it said nothing"
-                raise LaunchError(f"the process '{program.name}' {what}: {said}")
+                self._check_start(running, deadline)
+
+    def _check_start(self, running: _Running, deadline: float) -> None:
+        code = running.process.poll() if running.process else None
+        if code is None and time.monotonic() < deadline:
+            return
+        self._pump()
+        what = f"ended with {code}" if code is not None else f"was not ready within {START_SECONDS:g} s"
+        said = "; ".join(running.last_lines[-3:]) or "it said nothing"
+        raise LaunchError(f"the process '{running.program.name}' {what}: {said}")
 
     def run(self, on_turn: Callable[[], None] | None = None) -> None:
         """Keep the programs running until SIGTERM or SIGINT.

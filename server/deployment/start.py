@@ -38,11 +38,12 @@ def start_server(folder: ServerFolder, behind_own_proxy: bool = False) -> None:
             "install it (apt-get install nginx-light), or run your own with the kit's nginx.conf and give --no-nginx"
         )
     with Supervisor(log) as supervisor:
-        for program in programs(folder, nginx):
-            supervisor.start(program)
+        superlink, *others = programs(folder, nginx)
+        supervisor.start(superlink)
         with Control(folder) as control:
-            _register(control, log)
-            resubmit_unfinished(folder, control, log)
+            register(control, log)
+            resubmit_unfinished(control, log)  # before a SuperExec could start what is submitted
+        supervisor.start_together(others)
         where = f"{folder.settings.host}:{folder.settings.port}" if nginx else "loopback only"
         log.info("the server of %s is up, for sites at %s", folder.settings.name, where)
         supervisor.run()
@@ -95,7 +96,8 @@ def ready(folder: ServerFolder) -> Callable[[], bool]:
     return is_ready
 
 
-def _register(control: Control, log: logging.Logger) -> None:
+def register(control: Control, log: logging.Logger) -> None:
+    """Let the sites of `server.yaml` join, and nobody else."""
     added, removed = control.register_sites()
     for name in added:
         log.info("the site %s may join", name)

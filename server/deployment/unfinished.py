@@ -6,26 +6,32 @@ import dataclasses
 import logging
 from pathlib import Path
 
-from fedgraft.deployment.kits import ServerFolder
 from fedgraft.errors import FedGraftError
 from fedgraft.submission import Submission, read_submission
 from server.deployment.control import Control
 
+LOST = "No heartbeat"
+"""What Flower says of a run whose process was gone when it looked; all other failures are the run's own."""
 
-def resubmit_unfinished(folder: ServerFolder, control: Control, log: logging.Logger) -> None:
+
+def resubmit_unfinished(control: Control, log: logging.Logger) -> None:
     """Submit again whatever was being run when the server went down; before anything new is started.
 
     Args:
-        folder: the server's kit.
-        control: of its SuperLink, which still counts the runs of before as running.
+        control: of the SuperLink, which still counts the runs of before as running, or as failed for want of a sign.
         log: says which.
     """
+    seen: set[str] = set()
     for run in control.runs():
-        if run.finished or run.status.startswith("pending"):
-            continue
         try:
             submission = read_submission({"scenario": run.submission})
-            control.stop(run.run_id)
+            if submission.run.run_id in seen:  # it went on as a later one
+                continue
+            seen.add(submission.run.run_id)
+            if run.status.startswith("pending") or (run.finished and LOST not in run.details):
+                continue
+            if not run.finished:
+                control.stop(run.run_id)
         except FedGraftError as error:
             log.warning("run %d was interrupted and can't go on: %s", run.run_id, error)
             continue
