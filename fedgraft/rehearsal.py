@@ -101,7 +101,7 @@ def rehearse(
         # A short path, since sockets lie in it.
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fg-", dir="/tmp")))
         running = stack.enter_context(fleet(folder, federation, scenario, policy, log_file))
-        run = submit(running.scenario, running.server, out=out, on_poll=running.supervisor.turn)
+        run = submit(running.scenario, running.server, out=out, on_poll=running.turn)
         ledgers = {site.settings.name: verify(site.ledger).lines for site in running.sites}
         return Rehearsal(run, ledgers, running.behind_nginx)
 
@@ -123,6 +123,16 @@ class Fleet:
     scenario: Scenario
     supervisor: Supervisor
     behind_nginx: bool
+
+    def turn(self) -> None:
+        """Look after the processes.
+
+        Raises:
+            KeyboardInterrupt: somebody has asked for the end.
+        """
+        self.supervisor.turn()
+        if self.supervisor.stopping:
+            raise KeyboardInterrupt
 
 
 @contextlib.contextmanager

@@ -175,7 +175,7 @@ class Policy:
 
     def _check_scenario(self, question: Question) -> None:
         settings, submitted = self._settings, question.submitted
-        unknown = sorted(set(submitted) - KNOWN_KEYS)
+        unknown = sorted(key for key, value in submitted.items() if key not in KNOWN_KEYS and value is not None)
         if unknown or submitted.get("privacy") is not None:
             what = listed(unknown) or "privacy"
             text = f"the scenario asks for {what}, which this version of FedGraft lacks"

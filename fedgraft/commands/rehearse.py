@@ -52,8 +52,12 @@ def rehearse(
         facts = {"directory": str(done.run.directory), "behind_nginx": done.behind_nginx, "ledgers": ledgers}
         print(json.dumps(facts | done.run.summary))
         return
-    with RunDisplay(err, details=False) as display:
-        done = run_rehearsal(settings, chosen, on_event=display.show, **options)
+    try:
+        with RunDisplay(err, details=False) as display:
+            done = run_rehearsal(settings, chosen, on_event=display.show, **options)
+    except KeyboardInterrupt:
+        err.print("\nstopped; nothing is left behind")
+        raise typer.Exit(130) from None
     out.print(result_table(done.run))
     out.print("what left the sites, by their ledgers:")
     out.print(table(_ledger_rows(done)))

@@ -139,6 +139,10 @@ class Supervisor:
             elif (code := running.process.poll()) is not None:
                 self._ended(running, code, now)
 
+    def process_ids(self) -> dict[str, int]:
+        """Return the ids of the present processes, by the names of their programs."""
+        return {running.program.name: running.process.pid for running in self._programs if running.process}
+
     def stop(self) -> None:
         """End all programs: ask each, the last one first, then kill."""
         self.stopping = True

@@ -1,0 +1,122 @@
+"""A federation of real processes on this machine, and what tests ask of it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import fedgraft
+from clients.site.ledger import Recorded, verify
+from fedgraft.deployed_runs import submit
+from fedgraft.progress import listening
+from fedgraft.rehearsal import OWN_SCENARIO, THREE, Fleet, digits_for, fleet
+from fedgraft.runs import Run
+from fedgraft.tensor_files import read_tensors
+from scenarios.schema import Scenario
+
+
+@contextlib.contextmanager
+def running_fleet(policy: str = "", **scenario: Any) -> Iterator[Fleet]:
+    """Yield three sites and a server; afterwards none of their processes is left."""
+    import tempfile
+
+    changed = Scenario.model_validate_json(json.dumps({**OWN_SCENARIO, **scenario}))
+    started: set[int] = set()
+    with tempfile.TemporaryDirectory(prefix="fg-", dir="/tmp") as folder:
+        with fleet(Path(folder), THREE, changed, policy, Path(os.environ.get("FLEET_LOG", f"{folder}/log"))) as running:
+            yield running
+            started = set(running.supervisor.process_ids().values())
+            started |= {below for pid in started for below in descendants(pid)}
+        left = {pid for pid in started if Path(f"/proc/{pid}").exists() and is_alive(pid)}
+        assert left == set()
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def descendants(parent: int) -> set[int]:
+    """Return the ids of all living processes below one."""
+    children: dict[int, list[int]] = {}
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            fields = entry.read_text(errors="replace").rpartition(")")[2].split()
+            if fields[0] != "Z":
+                children.setdefault(int(fields[1]), []).append(int(entry.parent.name))
+    found, waiting = set(), [parent]
+    while waiting:
+        below = children.get(waiting.pop(), [])
+        found.update(below)
+        waiting += below
+    return found
+
+
+def run(
+    running: Fleet, out: Path, on_event: Callable[[dict[str, Any]], None] | None = None, **changes: Any
+) -> tuple[Run, list[str]]:
+    """Submit the fleet's scenario and return the finished run and the notes that were shown."""
+    notes: list[str] = []
+
+    def event(given: Any) -> None:
+        if given["kind"] == "note":
+            notes.append(given["text"])
+        if on_event is not None:
+            on_event(given)
+
+    scenario = running.scenario.model_copy(update=changes) if changes else running.scenario
+    with listening(event):
+        return submit(scenario, running.server, out=out, on_poll=running.turn), notes
+
+
+def head_of(found: Run) -> dict[str, np.ndarray]:
+    return read_tensors(found.directory / "head.safetensors")[0]
+
+
+def in_one_process(running: Fleet, folder: Path, out: Path, **changes: Any) -> Run:
+    """Run the same scenario inline, over the same samples of the same clients."""
+    names = [site.settings.name for site in running.sites]
+    parts = [np.load(path, allow_pickle=False) for path in digits_for(names, folder).values()]
+    owners = np.concatenate([np.full(len(part["labels"]), name) for name, part in zip(names, parts, strict=True)])
+    columns = {key: np.concatenate([part[key] for part in parts]) for key in ("features", "labels")}
+    np.savez(folder / "all.npz", client=owners, label_names=parts[0]["label_names"], **columns)
+    data = {
+        "source": {"name": "arrays", "path": str(folder / "all.npz")},
+        "partition": "natural",
+        "test_fraction": 0.0,
+    }
+    values = {**json.loads(running.scenario.model_dump_json()), "data": data}
+    scenario = Scenario.model_validate_json(json.dumps(values)).model_copy(update=changes)
+    return fedgraft.run(scenario, out=out)
+
+
+def greatest_difference(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> float:
+    """Return max|a - b| / max|b| over all arrays."""
+    assert one.keys() == other.keys()
+    return max(float(np.abs(one[name] - other[name]).max() / np.abs(other[name]).max()) for name in other)
+
+
+def ledgers(running: Fleet) -> dict[str, list[Recorded]]:
+    found = {}
+    for site in running.sites:
+        verification = verify(site.ledger)
+        assert verification.faults == ()
+        found[site.settings.name] = list(verification.lines)
+    return found
+
+
+def wait_for(running: Fleet, what: Callable[[], bool], seconds: float = 120.0) -> None:
+    """Look after the processes until something has happened."""
+    deadline = time.monotonic() + seconds
+    while not what():
+        running.supervisor.turn()
+        assert time.monotonic() < deadline, "it did not happen in time"
