@@ -21,7 +21,7 @@ def main(kit: Path) -> None:
     settings = folder.settings
     log_to_stderr(settings.log)
     os.environ["XDG_CACHE_HOME"] = settings.cache_dir
-    import clients.host  # noqa: F401 - torch, now, so that the first request does not wait for it
+    import torch  # noqa: F401 - seconds, now, so that the first request does not wait for them
 
     host = SiteHost(
         settings,

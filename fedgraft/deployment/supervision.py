@@ -159,6 +159,9 @@ class Supervisor:
                         running.process.wait()
         for running in self._programs:
             self._close(running)
+            if running.process is not None:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(running.process.pid, signal.SIGKILL)  # what it had started itself, in its own session
         self._programs.clear()
 
     def __enter__(self) -> Supervisor:
