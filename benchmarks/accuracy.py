@@ -211,7 +211,8 @@ def table(rows: Sequence[Mapping[str, Any]], data: str, judge: str) -> str:
         "| strategy | " + " | ".join(f"{alpha:g}{', liars' if attacked else ''}" for attacked, alpha in columns) + " |",
         "| --- |" + " --- |" * len(columns),
     ]
-    for name in dict.fromkeys(strategy for strategy, _, _ in found):
+    there = {strategy for strategy, _, _ in found}
+    for name in [name for name in (POOLED, *contenders(1, judge)) if name in there]:
         cells = (cell(found.get((name, alpha, attacked), [])) for attacked, alpha in columns)
         lines.append(f"| {name if ' ' in name else f'`{name}`'} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
