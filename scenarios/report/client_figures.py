@@ -23,6 +23,9 @@ GROUPS = 40
 MOST_BARS = 200
 """Clients up to which each has a bar; more are grouped by their gain."""
 
+TRAITS = {"num_train": "samples", "label_skew": "label skew", "distance": "distance"}
+"""Of clients, as short as an axis has room for; the caption has the whole words."""
+
 AGAINST = {
     "global-against-own": "the federation's head against each client's own",
     "personal-against-own": "personal heads against each client's own",
@@ -171,8 +174,8 @@ def _gain_figure(found: Transfer, percent: bool, part: str) -> Figure:
     ordered = sorted(found.clients, key=lambda gain: -gain.gain)
     factor = 100.0 if percent else 1.0
     axis = Axis("gain, points" if percent else "gain (less squared error)")
-    title = f"Who gains, who is harmed: {found.title}"
-    caption = f"{AGAINST[found.kind].capitalize()}; above zero the client gains. "
+    title = f"{found.title}: {AGAINST[found.kind]}"
+    caption = "Who gains, who is harmed: above zero the client gains. "
     if len(ordered) > MOST_BARS:
         places = np.array_split(np.arange(len(ordered)), 100)
         values = [factor * float(np.mean([ordered[place].gain for place in group])) for group in places]
@@ -188,7 +191,7 @@ def _gain_figure(found: Transfer, percent: bool, part: str) -> Figure:
         key=f"gain-{found.kind}{part}",
         title=title,
         caption=caption.strip(),
-        alternative=f"{title}: {AGAINST[found.kind]}. {said}; the mean gain is {mean}.",
+        alternative=f"{title}. {said}; the mean gain is {mean}.",
         plot=plot,
         wide=True,
     )
@@ -226,7 +229,7 @@ def _trait_figure(found: Transfer, percent: bool, part: str) -> Figure | None:
     ]
     return Figure(
         key=f"gain-{found.kind}-by-trait{part}",
-        title=f"What they have in common: {found.title}",
+        title=f"{found.title}: what those who gain have in common",
         caption="Mean gain of the clients by thirds of a trait, with 95% intervals over seeds. "
         + sentence_case("; ".join(related)),
         alternative="Mean gains. " + "; ".join(f"{dot.name}: {dot.value:+.3g}" for dot in dots),
@@ -237,7 +240,7 @@ def _trait_figure(found: Transfer, percent: bool, part: str) -> Figure | None:
 
 def _third_name(trait: Trait, place: int) -> str:
     third = trait.thirds[place]
-    return f"{trait.title}, {third.low:.3g} to {third.high:.3g}"
+    return f"{TRAITS.get(trait.name, trait.name)} {third.low:.3g} to {third.high:.3g}"
 
 
 def _transfer_table(transfers: Sequence[Transfer], looks: Looks, percent: bool) -> Table:
