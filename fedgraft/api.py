@@ -38,7 +38,7 @@ SWITCHED_OFF = {
 SHARDS_A_HOST = 4
 """Shards for each of several hosts where the scenario leaves their number open: enough to spread work evenly."""
 
-IGNORED_WHEN_RESUMING = frozenset({"runtime"})
+IGNORED_WHEN_RESUMING = frozenset({"runtime", "tracking"})
 """Keys of a scenario that may differ between the parts of a resumed run: they change no number."""
 
 
@@ -99,6 +99,9 @@ def run_resolved(
     Raises:
         FedGraftError: anything that the user can mend; the text says what to do.
     """
+    from server.tracking import check_installed
+
+    check_installed(resolved.tracking)
     with contextlib.ExitStack() as stack:
         directory, resuming = _directory(resolved, out, resume)
         done = Run(directory)

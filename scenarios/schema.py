@@ -17,7 +17,7 @@ from fedgraft.settings import Settings, named, setting_fault
 from fedgraft.simulation.settings import InlineRuntime, RuntimeSettings
 from scenarios.sweep.settings import CompareSettings
 from server.availability_settings import AvailabilitySettings
-from server.settings import EvaluationSettings, ServerSettings
+from server.settings import EvaluationSettings, ServerSettings, Tracker
 from strategies.fedavg import FedAvg
 from strategies.registry import CalibrationSettings, ClosedFormSettings, StrategySettings
 
@@ -60,6 +60,8 @@ class Scenario(Settings):
     shards: PositiveInt | None = None
     """Lists into which the clients are cut; sums are added list by list, whatever the number of processes. null: 1
     with one host, otherwise 4 a host, so that work can be spread evenly; the run's `scenario.yaml` says how many."""
+    tracking: tuple[Tracker, ...] = ()
+    """Programs that are told of a run at its end, `tensorboard` or `mlflow`: settings, metrics over rounds, files."""
     compare: CompareSettings | None = None
     """What `fedgraft compare` runs this scenario with: contenders, conditions and seeds; null: it is one run."""
     privacy: None = None

@@ -17,6 +17,7 @@ from fedgraft.wire.protocol import SCHEMA
 from fedgraft.workspace import open_workspace
 from server.balance import balance, measured_line
 from server.round_record import RoundRecord
+from server.tracking import track
 
 if TYPE_CHECKING:
     from server.course import Course
@@ -36,6 +37,7 @@ def write_results(course: Course) -> None:
             course, summary["metric"], f"{summary['name']}: {summary['strategy']}, {summary['num_clients']:,} clients"
         )
     write_text(path / "summary.txt", summary_text(summary))
+    track(course.part.tracking, path, summary)
     write_text(path / "summary.json", json.dumps(summary, indent=2) + "\n")
     report("finished", **{key: summary[key] for key in ("rounds", "bytes_down", "bytes_up")})
 

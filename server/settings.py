@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
@@ -18,6 +18,9 @@ from fedgraft.settings import Settings, setting_fault
 from fedgraft.simulation.settings import ResolvedShards
 from server.availability_settings import AvailabilitySettings
 from strategies.registry import CalibrationSettings, ClosedFormSettings, StrategySettings
+
+Tracker = Literal["tensorboard", "mlflow"]
+"""A program that keeps and shows what came out of runs."""
 
 
 class ServerSettings(Settings):
@@ -104,6 +107,7 @@ class ServerPart(Settings):
     availability: AvailabilitySettings | None = None
     server: ServerSettings
     evaluation: EvaluationSettings
+    tracking: tuple[Tracker, ...] = ()
     shards: ResolvedShards = 1
 
     def within_rounds(self) -> ServerPart:

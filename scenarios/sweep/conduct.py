@@ -26,7 +26,10 @@ from scenarios.writer import to_yaml
 
 PARENT = "comparisons"
 SCENARIO_FILE = "scenario.yaml"
-MAY_DIFFER = ("runtime", "compare.seeds", "compare.baseline", "compare.metric", "compare.target", "compare.most_runs")
+MAY_DIFFER = (
+    *("runtime", "tracking"),
+    *(f"compare.{name}" for name in ("seeds", "baseline", "metric", "target", "most_runs")),
+)
 """Keys in which a comparison that goes on may differ from what it was begun with: no run that is there changes."""
 
 
@@ -70,8 +73,10 @@ def compare(
         FedGraftError: anything that the user can mend, before a run is made; the text says what to do.
     """
     from fedgraft.api import quieten
+    from server.tracking import check_installed
 
     planned = plan(scenario, overrides)
+    check_installed(planned.scenario.tracking)
     quieten(options.verbose)
     show({"kind": "plan", "plan": planned})
     with _directory(planned, options) as directory:

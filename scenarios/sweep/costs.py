@@ -107,6 +107,7 @@ def _measured(run: SweepRun, directory: Path) -> Rate | str:
     short = scenario.model_copy(
         update={
             "server": scenario.server.model_copy(update={"rounds": min(ROUNDS, rounds_of(scenario))}),
+            "tracking": (),
             "runtime": InlineRuntime(threads=scenario.runtime.threads, device=scenario.runtime.device),
         }
     )

@@ -260,7 +260,9 @@ def test_the_command(tmp_path: Path) -> None:
     assert any(line.startswith("[1/2] fedavg, seed 1, central accuracy 0.") for line in lines)
     assert any(line.startswith("failed: Fails, seed 1: ") for line in lines)
     assert lines[-1].startswith("1 of 2 runs failed; the first says: ")
-    assert "results: c" in done.stdout
+    assert "Accuracy on the central test part, 1 seed" in done.stdout
+    assert done.stdout.splitlines()[-1] == "report: c/report.html"
+    assert (tmp_path / "c" / "report.html").stat().st_size > 10_000
     again = subprocess.run([*command, "--resume", "--json"], capture_output=True, text=True, cwd=tmp_path, check=False)
     assert again.returncode == 1
     assert [run["state"] for run in json.loads(again.stdout)["runs"]] == ["finished", "failed"]
