@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import time
 import warnings
 from collections.abc import Iterable, Mapping
@@ -62,9 +63,11 @@ class Told:
                     yield f"{row['group']}/{name}", int(row["round"]), float(value)
 
     def final(self) -> dict[str, float]:
-        """Return the metrics that the run ended with."""
+        """Return the metrics that the run ended with, under names of their own: `final/central/accuracy`."""
         parts = ("central", "validation", "personal")
-        return {f"{part}/{name}": float(value) for part in parts for name, value in self.summary.get(part, {}).items()}
+        return {
+            f"final/{part}/{name}": float(value) for part in parts for name, value in self.summary.get(part, {}).items()
+        }
 
 
 def check_installed(trackers: Iterable[str]) -> None:
@@ -134,6 +137,7 @@ def _tell_mlflow(told: Told) -> None:
     from mlflow.entities import Metric, Param, RunTag
     from mlflow.tracking import MlflowClient
 
+    os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # MLflow 3 would rather have a database
     store = told.directory.parent / STORE
     client = MlflowClient(tracking_uri=store.absolute().as_uri())
     now = int(1000 * time.time())
@@ -146,7 +150,7 @@ def _tell_mlflow(told: Told) -> None:
     run = client.create_run(experiment, tags={RUN_TAG: told.run_id}, run_name=told.directory.name).info.run_id
     parameters = [Param(key, str(value)) for key, value in told.parameters.items()]
     metrics = [Metric(name, value, now, step) for name, step, value in told.scalars()]
-    metrics += [Metric(f"final/{name}", value, now, 0) for name, value in told.final().items()]
+    metrics += [Metric(name, value, now, 0) for name, value in told.final().items()]
     for start in range(0, len(parameters), MOST_PARAMETERS):
         client.log_batch(run, params=parameters[start : start + MOST_PARAMETERS])
     for start in range(0, len(metrics), MOST_METRICS):
