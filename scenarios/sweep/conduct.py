@@ -128,7 +128,7 @@ def _with_forecasts(comparison: Comparison, planned: Plan, show: Callable[[Event
 
     with tempfile.TemporaryDirectory(prefix="fedgraft-compare-") as folder:
         costs, errors = forecasts(runs, Path(folder), tell)
-    if not costs:
+    if not costs and len(runs) == len(comparison.runs):
         first = next(iter(errors.values()))
         raise FedGraftError(f"none of the contenders can be run; the first says: {first}")
     return replace(
