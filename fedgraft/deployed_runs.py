@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from server.deployment.control import Control, FlowerRun
 
 POLL_SECONDS = 0.3
+MOST_RESUBMISSIONS = 3
+"""How often a run whose process at the server ended is started again by whoever follows it."""
+
 SERVER_AWAY_SECONDS = 600.0
 """How long a follower waits for a server that does not answer: it may be restarting."""
 
@@ -139,7 +142,9 @@ def follow(control: Control, run_id: str, directory: Path, on_poll: Callable[[],
         FedGraftError: the run failed or was stopped; or the server stays away.
     """
     report_new = follower(directory / "events.jsonl")
-    seen = time.monotonic()
+    from server.deployment.unfinished import going_on, was_lost
+
+    seen, resubmitted = time.monotonic(), 0
     while True:
         report_new()
         if on_poll is not None:
@@ -157,6 +162,12 @@ def follow(control: Control, run_id: str, directory: Path, on_poll: Callable[[],
             report_new()
             if run.status == "finished:completed":
                 return
+            if was_lost(run) and resubmitted < MOST_RESUBMISSIONS:
+                report("note", text="the run's process at the server ended; it goes on from its last checkpoint")
+                submission = read_submission({"scenario": run.submission})
+                control.submit({"scenario": going_on(submission).to_run_config()})
+                resubmitted += 1
+                continue
             if run.status == "finished:stopped":
                 time.sleep(POLL_SECONDS)  # a server that has just come back stops a run and submits it again
                 again = find(control, run_id)

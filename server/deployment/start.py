@@ -75,7 +75,7 @@ def programs(folder: ServerFolder, nginx: str | None) -> list[Program]:
     )
     found = [
         Program("superlink", superlink, variables, ready=ready(folder)),
-        Program("superexec", superexec, {**variables, "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2"}),
+        Program("superexec", superexec, variables),
     ]
     if nginx is not None:
         configuration = write_configuration(folder, state / "nginx", str(settings.port))

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from fedgraft.errors import FedGraftError
 from fedgraft.submission import Submission, read_submission
-from server.deployment.control import Control
+from server.deployment.control import Control, FlowerRun
 
-LOST = "No heartbeat"
+LOST = ("No heartbeat", "Task failed with unknown error")
 """What Flower says of a run whose process was gone when it looked; all other failures are the run's own."""
 
 
@@ -28,7 +28,7 @@ def resubmit_unfinished(control: Control, log: logging.Logger) -> None:
             if submission.run.run_id in seen:  # it went on as a later one
                 continue
             seen.add(submission.run.run_id)
-            if run.status.startswith("pending") or (run.finished and LOST not in run.details):
+            if run.status.startswith("pending") or (run.finished and not was_lost(run)):
                 continue
             if not run.finished:
                 control.stop(run.run_id)
@@ -37,6 +37,11 @@ def resubmit_unfinished(control: Control, log: logging.Logger) -> None:
             continue
         control.submit({"scenario": going_on(submission).to_run_config()})
         log.info("run %s goes on from its last checkpoint", submission.run.run_id[:8])
+
+
+def was_lost(run: FlowerRun) -> bool:
+    """Tell whether a run failed because its process ended, and not by its own fault."""
+    return run.status == "finished:failed" and any(text in run.details for text in LOST)
 
 
 def going_on(submission: Submission) -> Submission:
