@@ -13,7 +13,7 @@ from clients.host import Host
 from clients.settings import ClientPart
 from clients.site.host import SiteHost, site_backbone
 from clients.site.ledger import Ledger, verify
-from clients.site.policy import Policy
+from clients.site.policy import KNOWN_KEYS, Policy
 from clients.site.settings import PolicySettings
 from fedgraft.deployment.settings import SiteSettings
 from fedgraft.errors import DataError, FedGraftError
@@ -228,3 +228,8 @@ def test_no_file_of_the_site_is_read_because_a_scenario_names_it() -> None:
     own = BackboneSettings(name="timm:resnet18", weights="/data/ours.pth")
     assert site_backbone(asked, own).weights == "/data/ours.pth"
     assert site_backbone(asked, BackboneSettings(name="timm:resnet50", weights="/data/x.pth")).weights == "random"
+
+
+def test_a_site_knows_every_key_of_a_scenario() -> None:
+    """A key that its policy does not know is refused, so a new one of the scenario belongs there too."""
+    assert set(Scenario.model_fields) <= KNOWN_KEYS
