@@ -25,7 +25,7 @@ POLICY = FileKind("policy", "that it changes", "most_rounds: 100")
 
 KNOWN_KEYS = frozenset(
     ("name", "seed", "data", "backbone", "features", "head", "loss", "train", "strategy", "init", "calibrate")
-) | {"attack", "availability", "server", "evaluation", "runtime", "shards", "privacy", "compare", "tracking", "compare"}
+) | {"attack", "availability", "server", "evaluation", "runtime", "shards", "privacy", "compare", "tracking"}
 """The keys of a scenario that this version knows; what asks for more asks for what it lacks."""
 
 OF_STATISTICS = ("statistics", "cross_validate", "class_sums", "mixtures", "leave_out")
