@@ -45,8 +45,9 @@ def _figure(kind: str, analysis: Analysis, curves: Sequence[Curve], looks: Looks
     lines = tuple(_line(by_name[name], looks, place, log) for name in looks.ordered(by_name))
     title = sentence_case(analysis.metric.title)
     over = {"round": "rounds", "bytes": "traffic", "seconds": "time"}[kind]
+    label = {"round": "round", "bytes": f"sent and received, {unit}", "seconds": unit}[kind]
     plot = Lines(
-        Axis({"round": "round", "bytes": f"sent and received, {unit}", "seconds": unit}[kind], log=log, whole=not log),
+        Axis(label, log=log, whole=kind == "round"),
         Axis(analysis.metric.title, percent=analysis.metric.in_points),
         lines,
         target=analysis.target,

@@ -70,6 +70,16 @@ def _axis(axis: Axis, **more: Any) -> dict[str, Any]:
     return shown | more
 
 
+def _whole_step(largest: float) -> int:
+    """Return a step of whole numbers, 1, 2 or 5 times a power of ten, that marks an axis about ten times."""
+    power = 1
+    while True:
+        for step in (power, 2 * power, 5 * power):
+            if largest <= 12 * step:
+                return step
+        power *= 10
+
+
 def _lines(plot: Lines) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     traces: list[dict[str, Any]] = []
     for line in plot.lines:
@@ -81,7 +91,10 @@ def _lines(plot: Lines) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         shapes.append(_rule(0, 0, 1, 1))
     if plot.target is not None:
         shapes.append(_rule(0, plot.target, 1, plot.target) | {"xref": "paper"})
-    layout: dict[str, Any] = {"height": 340, "xaxis": _axis(plot.x), "yaxis": _axis(plot.y), "shapes": shapes}
+    across = _axis(plot.x)
+    if plot.x.whole:
+        across["dtick"] = _whole_step(max((value for line in plot.lines for value in line.x), default=0.0))
+    layout: dict[str, Any] = {"height": 340, "xaxis": across, "yaxis": _axis(plot.y), "shapes": shapes}
     if plot.diagonal:
         layout["xaxis"]["range"] = layout["yaxis"]["range"] = [-0.02, 1.02]
     return traces, layout

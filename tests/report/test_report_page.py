@@ -176,6 +176,14 @@ def colours(node: Any, key: str = "") -> Iterator[str]:
         yield node
 
 
+def test_rounds_are_marked_at_whole_numbers_and_nothing_else_is(plain: Page) -> None:
+    axes = {figure.key: plotly_json(figure)["layout"]["xaxis"] for figure in plain.figures if "-over-" in figure.key}
+    over_rounds = [axis for key, axis in axes.items() if "-over-rounds" in key]
+    assert over_rounds
+    assert all(isinstance(axis["dtick"], int) and axis["dtick"] >= 1 for axis in over_rounds)
+    assert not any(axis.get("tickformat") == ",d" for key, axis in axes.items() if "-over-rounds" not in key)
+
+
 def test_every_colour_of_a_figure_is_one_of_the_page(plain: Page) -> None:
     style = (Path(__file__).parents[2] / "scenarios/report/page/report.css").read_text()
     known = set(re.findall(r"--([a-z0-9-]+):", style))
