@@ -23,6 +23,14 @@ pytestmark = [
 ]
 
 
+IN_FLOWER = (
+    "qfedavg", "scaffold", "multi-krum", "geometric-median", "ditto", "fedrep", "personal-ridge", "ridge", "fedcof",
+    "fedpft",
+)  # fmt: skip
+"""One of each kind of exchange, reply and client state: Flower takes most of a minute to start for each. What it does to
+others, `test_any_process_may_answer_for_a_host` does to all of them in one process."""
+
+
 def each(few: tuple[str, ...]) -> list[object]:
     """Return all strategies, of which those beside a few are for the slow run."""
     return [name if name in few else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
@@ -63,7 +71,8 @@ def test_on_ray(name: str, tmp_path: Path) -> None:
     assert_same_bits(fedgraft.run(on_ray(name), out=tmp_path / "ray"), inline)
 
 
-@pytest.mark.parametrize("name", each(()))  # test_runtimes_agree.py has one for every run of the tests
+@pytest.mark.slow  # test_runtimes_agree.py has one for every run of the tests
+@pytest.mark.parametrize("name", IN_FLOWER)
 def test_in_flower(name: str, tmp_path: Path) -> None:
     inline = fedgraft.run(troubled(name), out=tmp_path / "inline")
     assert_same_bits(fedgraft.run(in_flower(troubled(name), 2), out=tmp_path / "flower"), inline)
