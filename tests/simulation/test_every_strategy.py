@@ -27,8 +27,8 @@ IN_FLOWER = (
     "qfedavg", "scaffold", "multi-krum", "geometric-median", "ditto", "fedrep", "personal-ridge", "ridge", "fedcof",
     "fedpft",
 )  # fmt: skip
-"""One of each kind of exchange, reply and client state: Flower takes most of a minute to start for each. What it does to
-others, `test_any_process_may_answer_for_a_host` does to all of them in one process."""
+"""One of each kind of exchange, reply and client state: Flower takes most of a minute to start for each. What it does
+to others, `test_any_process_may_answer_for_a_host` does to all of them in one process."""
 
 
 def each(few: tuple[str, ...]) -> list[object]:
