@@ -14,6 +14,7 @@ from flwr.clientapp import ClientApp
 from clients.answers import REQUESTS, answer, read_request
 from clients.outbound import pass_on, send
 from fedgraft.submission import read_submission
+from fedgraft.wire.frames import opened, sealed
 
 SOCKET = "site-socket"
 """The key of a SuperNode's own settings that names the resident host's socket; a simulation has none."""
@@ -31,7 +32,7 @@ def _answered_at_site(message: Message, context: Context, socket: Path) -> Messa
     from clients.site.window import hand_over
 
     kind, scenario = message.metadata.message_type, str(context.run_config.get("scenario", ""))
-    return pass_on(message, hand_over(socket, kind, scenario, message.content))
+    return pass_on(message, sealed(hand_over(socket, kind, scenario, opened(message.content))))
 
 
 def _answered_here(message: Message, context: Context) -> Message:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from flwr.app import Message
+from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
 from fedgraft.errors import FedGraftError, listed
@@ -80,12 +80,11 @@ def push(grid: Grid, messages: Sequence[Message], places: Sequence[int], counter
     return dict(zip(grid.push_messages(messages), places, strict=True))
 
 
-def copy_of(message: Message) -> Message:
-    """Return a message that says the same, with an id of its own."""
+def copy_of(message: Message, content: RecordDict | None = None) -> Message:
+    """Return a message to the same host, with an id of its own, that says the same or has another content."""
     facts = message.metadata
-    return Message(
-        message.content, dst_node_id=facts.dst_node_id, message_type=facts.message_type, group_id=facts.group_id
-    )
+    said = message.content if content is None else content
+    return Message(said, dst_node_id=facts.dst_node_id, message_type=facts.message_type, group_id=facts.group_id)
 
 
 def _reason(reply: Message, phase: str) -> str:

@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from flwr.app import Message
 from flwr.serverapp import Grid
 
-from fedgraft.errors import listed
+from fedgraft.errors import WireError, listed
 from fedgraft.progress import report
+from fedgraft.wire.frames import opened, sealed
 from fedgraft.wire.records import record_bytes
 from server.checkpoint import Counters
 from server.exchange import HostError, copy_of, push
@@ -162,10 +163,7 @@ def ask_sites(
 
 def _send(grid: Grid, asked: Sequence[_Asking], places: Sequence[int], counters: Counters) -> dict[str, int]:
     """Send some messages, for the first time or again; return their ids, each with its place."""
-    first = [not asked[place].sent for place in places]
-    messages = [
-        asked[place].message if new else copy_of(asked[place].message) for place, new in zip(places, first, strict=True)
-    ]
+    messages = [copy_of(asked[place].message, sealed(asked[place].message.content)) for place in places]
     now = time.monotonic()
     for place in places:
         asked[place].sent, asked[place].lost_since = now, None
@@ -174,7 +172,12 @@ def _send(grid: Grid, asked: Sequence[_Asking], places: Sequence[int], counters:
 
 def _note_reply(sites: Sites, one: _Asking, reply: Message, phase: str) -> None:
     if not reply.has_error():
-        one.reply = reply
+        try:
+            reply.content = opened(reply.content)
+            one.reply = reply
+        except WireError as error:
+            one.fault, one.failed = str(error), True
+            report("note", text=f"the answer of {sites.named([one.node])} to '{phase}' is refused: {error}")
         return
     name, code = sites.named([one.node]), reply.error.code
     said = (reply.error.reason or "").strip()

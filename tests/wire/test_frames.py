@@ -10,10 +10,10 @@ import threading
 
 import numpy as np
 import pytest
-from flwr.app import RecordDict
+from flwr.app import Array, ArrayRecord, RecordDict
 
 from fedgraft.errors import WireError
-from fedgraft.wire.frames import Frame, read_frame, write_frame
+from fedgraft.wire.frames import Frame, opened, read_frame, sealed, write_frame
 from fedgraft.wire.records import pack, unpack
 from fedgraft.wire.requests import DescribeRequest
 
@@ -110,3 +110,22 @@ def test_an_empty_record_is_the_default() -> None:
     arrived = carried(Frame({"error": "no"}))
     assert arrived.facts == {"error": "no"}
     assert list(arrived.record) == list(RecordDict())
+
+
+def test_a_sealed_record_is_one_array_and_opens_to_the_last_bit() -> None:
+    arrays = {"head": {"weight": np.arange(12.0).reshape(3, 4)}, "clients": {"index": np.arange(2)}}
+    record = pack(DescribeRequest(run_id="r"), arrays)
+    closed = sealed(record)
+    assert [len(group) for group in closed.array_records.values()] == [1]
+    assert not closed.config_records
+    body, groups = unpack(opened(closed), DescribeRequest, "test")
+    assert body.run_id == "r"
+    np.testing.assert_array_equal(groups["head"]["weight"], arrays["head"]["weight"])
+    assert opened(record) is record
+
+
+@pytest.mark.parametrize("data", [b"", b"FGS1", b"FGS1" + b"\xff" * 40, b"FGS1\0\0\0\2\0\0\0\0\0\0\0\3[]xyz"])
+def test_a_damaged_seal_is_refused(data: bytes) -> None:
+    damaged = RecordDict({"sealed": ArrayRecord({"sealed": Array("uint8", (len(data),), "sealed", data)})})
+    with pytest.raises(WireError):
+        opened(damaged)
