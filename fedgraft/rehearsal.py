@@ -151,6 +151,8 @@ def fleet(
     if nginx is None:
         report("note", text="nginx was not found; the sites reach the SuperLink's TLS on loopback directly")
     with contextlib.ExitStack() as stack:
+        for handler in log.handlers:
+            stack.callback(handler.close)
         public, private = (stack.enter_context(reserved_port()) for _ in range(2))
         ports = (public.getsockname()[1], private.getsockname()[1])
         report("phase", name="kits")
