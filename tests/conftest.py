@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -25,13 +25,20 @@ def cache_of_the_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[N
         yield
 
 
-ONE_AT_A_TIME = frozenset({"simulation", "deployment", "benchmarks"})
+ONE_AT_A_TIME = ("tests/simulation/", "tests/deployment/", "tests/benchmarks/")
 """Folders whose tests start Ray, Flower or whole federations, take ports, or measure: they would disturb each other."""
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep those tests together on one worker when tests run side by side (`-n 2`)."""
-    tests = Path(__file__).parent
-    for item in items:
-        if item.path.is_relative_to(tests) and item.path.relative_to(tests).parts[0] in ONE_AT_A_TIME:
-            item.add_marker(pytest.mark.xdist_group("one at a time"))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Keep those tests together on one worker when tests run side by side (`-n 2`), and begin with them.
+
+    xdist 3.8 has marks for that (`--dist loadgroup`), which have no effect with pytest 9.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            return "one at a time" if nodeid.startswith(ONE_AT_A_TIME) else nodeid
+
+    return Scheduling(config, log)
