@@ -107,14 +107,14 @@ def test_a_cohort_in_which_nobody_trains_adds_zeros() -> None:
         (
             ("updtae",),
             (),
-            "the strategy asks for the sum updtae, this client has update, control, normalised_update, fair_update; "
-            "install the release that the server runs; did you mean 'update'?",
+            "the strategy asks for the sum updtae, this client has update, control, normalised_update, fair_update, "
+            "near_update; install the release that the server runs; did you mean 'update'?",
         ),
         (
             ("update",),
             ("wieght", "zzz"),
             "the strategy asks for the scalar wieght, zzz, this client has weight, steps, clients, path_length, "
-            "square_norm, fair_weight, fair_curvature; "
+            "square_norm, fair_weight, fair_curvature, near_weight; "
             "install the release that the server runs; did you mean 'weight'?",
         ),
     ],
