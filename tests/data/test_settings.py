@@ -71,5 +71,5 @@ def test_the_listing_has_every_name_that_the_schema_has() -> None:
     for name, description in (*source_names(), *partition_names()):
         assert f'"const": "{name}"' in text or name == "torchvision:<Dataset>"
         assert description
-    assert len(partition_names()) == 6
-    assert len(source_names()) == 6
+    assert len(partition_names()) == 7
+    assert len(source_names()) == 7
