@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -19,6 +20,7 @@ LEAST_LOSS = 1e-10
 """A loss below it counts as it, so that its negative powers are numbers."""
 
 Shapes = Mapping[str, tuple[int, ...]]
+Sums = dict[str, NDArray[np.float64]]
 
 
 class Trained(Protocol):
@@ -81,35 +83,62 @@ class Terms:
     point: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     smoothing: float = 0.0
 
-    def path_lengths(self, trained: Trained) -> NDArray[np.float64]:
-        """Return the sum of the weights of each client's gradients in its update, in learning rates."""
-        return self._solver.path_lengths(trained.num_steps)
-
-    def powers(self, trained: Trained, power: float) -> NDArray[np.float64]:
-        """Return each client's samples times its loss of the received head to a power."""
-        return np.asarray(trained.num_samples * np.maximum(trained.losses_before, LEAST_LOSS) ** power)
-
-    def nearness(self, trained: Trained) -> NDArray[np.float64]:
-        """Return each client's samples over the distance of its update from the point."""
-        updates, squares = trained.updates(), np.zeros(len(trained.num_samples))
-        for name, value in updates.items():
-            apart = (value - np.asarray(self.point[name], dtype=np.float64)).reshape(len(value), -1)
-            squares += np.einsum("kp,kp->k", apart, apart)
-        return np.asarray(trained.num_samples / np.maximum(self.smoothing, np.sqrt(squares)))
-
-    def curvatures(self, trained: Trained) -> float:
-        """Return `sum_k n_k F_k^(q - 1) |w_k - w|^2 / learning rate`."""
-        weights = self.powers(trained, self.loss_power - 1)
-        return float(weights @ trained.square_norms()) / self._solver.learning_rate
-
     @property
-    def _solver(self) -> LocalSolver:
+    def known_solver(self) -> LocalSolver:
+        """Return how the clients trained, of which some sums speak."""
         if self.solver is None:
             raise ValueError("a sum that speaks of the local optimiser needs it")
         return self.solver
 
 
-Part = tuple[dict[str, dict[str, NDArray[np.float64]]], dict[str, float]]
+@dataclass(frozen=True)
+class Weighed:
+    """Some clients after their training, with the weights by which sums take their updates, each made once."""
+
+    trained: Trained
+    terms: Terms
+
+    @functools.cached_property
+    def num_samples(self) -> NDArray[np.float64]:
+        """Return each client's samples."""
+        return self.trained.num_samples.astype(np.float64)
+
+    @functools.cached_property
+    def path_lengths(self) -> NDArray[np.float64]:
+        """Return the sum of the weights of each client's gradients in its update, in learning rates."""
+        return self.terms.known_solver.path_lengths(self.trained.num_steps)
+
+    @functools.cached_property
+    def fair(self) -> NDArray[np.float64]:
+        """Return each client's samples times its loss of the received head to the power of the terms."""
+        return self.powers(self.terms.loss_power)
+
+    @functools.cached_property
+    def nearness(self) -> NDArray[np.float64]:
+        """Return each client's samples over the distance of its update from the point."""
+        squares = np.zeros(len(self.num_samples))
+        for name, value in self.trained.updates().items():
+            apart = (value - np.asarray(self.terms.point[name], dtype=np.float64)).reshape(len(value), -1)
+            squares += np.einsum("kp,kp->k", apart, apart)
+        return np.asarray(self.num_samples / np.maximum(self.terms.smoothing, np.sqrt(squares)))
+
+    @property
+    def curvature(self) -> float:
+        """Return `sum_k n_k F_k^(q - 1) |w_k - w|^2 / learning rate`."""
+        weights = self.powers(self.terms.loss_power - 1)
+        return float(weights @ self.trained.square_norms()) / self.terms.known_solver.learning_rate
+
+    def powers(self, power: float) -> NDArray[np.float64]:
+        """Return each client's samples times its loss of the received head to a power."""
+        return np.asarray(self.num_samples * np.maximum(self.trained.losses_before, LEAST_LOSS) ** power)
+
+
+def stacked_sum(updates: Mapping[str, NDArray[np.float32]], weights: NDArray[np.float64]) -> Sums:
+    """Return `sum_k weights_k update_k` in float64 of updates `(num_clients, *shape)`."""
+    return {name: np.tensordot(weights, value.astype(np.float64), axes=1) for name, value in updates.items()}
+
+
+Part = tuple[dict[str, Sums], dict[str, float]]
 """What some clients add to a reply: sums, and scalars."""
 
 
@@ -159,10 +188,8 @@ class SumReply:
 
     def part(self, trained: Trained) -> Part:
         """Return what some clients add; several threads may ask at once."""
-        return (
-            {name: SUMS[name](trained, self.terms) for name in self.totals},
-            {name: SCALARS[name](trained, self.terms) for name in self.numbers},
-        )
+        some = Weighed(trained, self.terms)
+        return {name: SUMS[name](some) for name in self.totals}, {name: SCALARS[name](some) for name in self.numbers}
 
     def add_part(self, part: Part) -> None:
         """Add what `part` returned; the order of additions decides the last bits."""
@@ -181,22 +208,22 @@ class SumReply:
         }
 
 
-SUMS: dict[str, Callable[[Trained, Terms], dict[str, NDArray[np.float64]]]] = {
-    "update": lambda trained, _: trained.weighted_sum(trained.num_samples.astype(np.float64)),
-    "control": lambda trained, _: trained.state_change("control", trained.num_samples.astype(np.float64)),
-    "normalised_update": lambda trained, terms: trained.weighted_sum(trained.num_samples / terms.path_lengths(trained)),
-    "fair_update": lambda trained, terms: trained.weighted_sum(terms.powers(trained, terms.loss_power)),
-    "near_update": lambda trained, terms: trained.weighted_sum(terms.nearness(trained)),
+SUMS: dict[str, Callable[[Weighed], Sums]] = {
+    "update": lambda some: some.trained.weighted_sum(some.num_samples),
+    "control": lambda some: some.trained.state_change("control", some.num_samples),
+    "normalised_update": lambda some: some.trained.weighted_sum(some.num_samples / some.path_lengths),
+    "fair_update": lambda some: some.trained.weighted_sum(some.fair),
+    "near_update": lambda some: some.trained.weighted_sum(some.nearness),
 }
-SCALARS: dict[str, Callable[[Trained, Terms], float]] = {
-    "weight": lambda trained, _: float(trained.num_samples.sum()),
-    "steps": lambda trained, _: float(trained.num_steps.sum()),
-    "clients": lambda trained, _: float((trained.num_samples > 0).sum()),
-    "path_length": lambda trained, terms: float(trained.num_samples @ terms.path_lengths(trained)),
-    "square_norm": lambda trained, _: float(trained.num_samples @ trained.square_norms()),
-    "fair_weight": lambda trained, terms: float(terms.powers(trained, terms.loss_power).sum()),
-    "fair_curvature": lambda trained, terms: terms.curvatures(trained),
-    "near_weight": lambda trained, terms: float(terms.nearness(trained).sum()),
+SCALARS: dict[str, Callable[[Weighed], float]] = {
+    "weight": lambda some: float(some.num_samples.sum()),
+    "steps": lambda some: float(some.trained.num_steps.sum()),
+    "clients": lambda some: float((some.num_samples > 0).sum()),
+    "path_length": lambda some: float(some.num_samples @ some.path_lengths),
+    "square_norm": lambda some: float(some.num_samples @ some.trained.square_norms()),
+    "fair_weight": lambda some: float(some.fair.sum()),
+    "fair_curvature": lambda some: some.curvature,
+    "near_weight": lambda some: float(some.nearness.sum()),
 }
 NEAR = frozenset({"near_update", "near_weight"})
 """Sums and scalars by nearness to a point; they need every client's update at hand, and are asked for repeatedly."""

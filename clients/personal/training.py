@@ -19,6 +19,7 @@ from clients.engine.cohort import AtOnce, Engine
 from clients.engine.dual import DualResult, head_update, train_dual
 from clients.engine.fit import Fit, fit
 from clients.engine.primal import PrimalResult, Stacked, stacked_forward, train_primal
+from clients.replies import stacked_sum
 from clients.settings import Sgd
 from clients.training import LocalTask, diverged, train_client
 from fedgraft.errors import WireError
@@ -87,7 +88,7 @@ class OwnTrained:
         Raises:
             WireError: nothing of these heads leaves their clients.
         """
-        return {name: np.tensordot(weights, value.astype(np.float64), axes=1) for name, value in self.updates().items()}
+        return stacked_sum(self.updates(), weights)
 
     def square_norms(self) -> NoReturn:
         """Refuse: a norm over the whole head would tell of layers that stay."""

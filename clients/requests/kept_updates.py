@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clients.members import Asked
-from clients.replies import Trained
+from clients.replies import Trained, stacked_sum
 from fedgraft.wire.requests import TrainRequest
 
 ROUNDS_KEPT = 64
@@ -30,6 +30,8 @@ class Updates:
     @classmethod
     def of(cls, trained: Trained) -> Updates:
         """Return the updates of clients that trained; their own losses are not kept."""
+        if isinstance(trained, Updates):
+            return trained
         unknown = np.full(len(trained.turns), np.nan)
         facts = (trained.turns, trained.num_samples, trained.num_steps, trained.mean_losses, unknown)
         return cls(*facts, trained.updates())
@@ -46,7 +48,7 @@ class Updates:
 
     def weighted_sum(self, weights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
         """Return `sum_k weights_k update_k` in float64."""
-        return {name: np.tensordot(weights, value.astype(np.float64), 1) for name, value in self.arrays.items()}
+        return stacked_sum(self.arrays, weights)
 
     def square_norms(self) -> NDArray[np.float64]:
         """Return each update's squared norm over the whole head."""

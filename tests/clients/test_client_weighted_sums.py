@@ -9,7 +9,7 @@ import pytest
 from small_scenario import Site, head_of, naming, request
 
 from clients.local_solver import LocalSolver
-from clients.replies import Terms
+from clients.replies import Terms, Weighed
 from clients.settings import Adam, Sgd
 from fedgraft.errors import TrainingError, WireError
 
@@ -157,5 +157,5 @@ class Losses:
 def test_a_loss_of_zero_has_negative_powers() -> None:
     """It counts as 1e-10: `3 (1e-10)^-0.5 = 3e5`, and `5 / sqrt 2`."""
     trained: Any = Losses()
-    np.testing.assert_allclose(Terms().powers(trained, -0.5), [3e5, 5 / 2**0.5])
-    np.testing.assert_allclose(Terms().powers(trained, 0.0), [3, 5])
+    np.testing.assert_allclose(Weighed(trained, Terms()).powers(-0.5), [3e5, 5 / 2**0.5])
+    np.testing.assert_allclose(Weighed(trained, Terms()).powers(0.0), [3, 5])
