@@ -142,6 +142,13 @@ GROUPS = {
 }
 
 
+def show_result(console: Console, run: Run) -> None:
+    """Print a finished run's table, and what its own validation advises."""
+    console.print(result_table(run))
+    for found in run.summary.get("advice", []):
+        console.print(f"[yellow]advice:[/] {escape(found['text'])}", highlight=False)
+
+
 def result_table(run: Run) -> Table:
     """Return a finished run's table: what came out, what it cost, by phase."""
     summary = run.summary
@@ -156,6 +163,9 @@ def result_table(run: Run) -> Table:
         if key in summary.get("personal", {}):
             own, shared = summary["personal"][key], summary["validation"][key]
             table.add_row(f"{who} of clients: own heads, global head", f"{own:.4f}, {shared:.4f}")
+    for name, group in summary.get("central_groups", {}).items():
+        score = next(key for key in group if key != "num_samples")
+        table.add_row(f"{score.replace('_', ' ')}, group {escape(name)}", f"{group[score]:.4f}")
     table.add_row("rounds", f"{summary['rounds']}")
     table.add_row("clients", f"{summary['num_clients']:,}")
     table.add_row("bytes from the server", _size(summary["bytes_down"]))

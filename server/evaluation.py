@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from fedgraft.evaluation import Objective, evaluate_rows
 from fedgraft.metrics import Sums
 from fedgraft.wire.records import Arrays
@@ -28,3 +30,17 @@ class CentralTest:
         return evaluate_rows(
             features, targets, federation.test, head, self._objective, self._threads, with_confidence=True
         ).sums
+
+    def by_group(self, head: Arrays) -> dict[str, tuple[int, float]]:
+        """Return the samples of each group of the test part, and the sum of their scores; empty without groups.
+
+        A score is that of `fedgraft.metrics.sample_scores`: right or not, for classes.
+        """
+        federation = self._workspace.federation
+        if federation.samples.group is None or not self.num_samples:
+            return {}
+        features, targets = self._workspace.features, federation.samples.targets
+        scores = evaluate_rows(features, targets, federation.test, head, self._objective, self._threads).scores
+        names, places = np.unique(federation.samples.group[federation.test], return_inverse=True)
+        counts, sums = np.bincount(places), np.bincount(places, scores)
+        return {str(name): (int(count), float(total)) for name, count, total in zip(names, counts, sums, strict=True)}

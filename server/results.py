@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,16 +13,22 @@ from fedgraft.errors import listed
 from fedgraft.files import write_text
 from fedgraft.memory import peak_bytes
 from fedgraft.metrics import PRIMARY, summarise
+from fedgraft.models.losses import Task
 from fedgraft.progress import report
 from fedgraft.tensor_files import save_tensors
 from fedgraft.wire.protocol import SCHEMA
 from fedgraft.workspace import open_workspace
+from server.advice.checks import advice
+from server.advice.facts import facts_of
 from server.balance import balance, measured_line
 from server.round_record import RoundRecord
 from server.tracking import track
 
 if TYPE_CHECKING:
     from server.course import Course
+
+GROUP_METRIC: dict[Task, str] = {"classes": "accuracy", "labels": "accuracy", "real": "squared_error"}
+"""What the score of a group is called: shares of right answers or labels, or the squared error summed over targets."""
 
 
 def write_results(course: Course) -> None:
@@ -60,6 +68,7 @@ def summary_of(course: Course) -> dict[str, Any]:
     adapter, counters = course.adapter, course.counters
     task = adapter.objective.task
     last = adapter.record or RoundRecord(np.zeros(0, dtype=np.int64))
+    groups = course.central.by_group(course.head) if course.central is not None else {}
     personal = last.summarised("personal", task)
     central = summarise(course.central_sums, task) if course.central_sums is not None else {}
     summary: dict[str, Any] = {
@@ -77,6 +86,8 @@ def summary_of(course: Course) -> dict[str, Any]:
         "central": central,
         "validation": last.summarised("validation", task),
         **({"personal": personal} if personal else {}),
+        **_groups(groups, task),
+        "advice": [asdict(found) for found in advice(facts_of(course, groups))],
         "bytes_down": counters.bytes_down,
         "bytes_up": counters.bytes_up,
         "hosts": balance(course.roster, course.part.shards, adapter.busy_seconds),
@@ -89,6 +100,14 @@ def summary_of(course: Course) -> dict[str, Any]:
         names = ("count", "confidence", "correct")
         summary["central_reliability"] = {name: course.central_sums[f"bin_{name}"].tolist() for name in names}
     return summary
+
+
+def _groups(groups: Mapping[str, tuple[int, float]], task: Task) -> dict[str, Any]:
+    """Return the mean score of each group of the central test part; nothing where the data name no groups."""
+    if not groups:
+        return {}
+    rows = {name: {"num_samples": count, GROUP_METRIC[task]: total / count} for name, (count, total) in groups.items()}
+    return {"central_groups": rows}
 
 
 def _attack(course: Course) -> dict[str, Any]:
@@ -125,6 +144,7 @@ def summary_text(summary: dict[str, Any]) -> str:
     rows = [("strategy", summary["strategy"])]
     rows += [(f"{title}, {label}", f"{value:.4f}") for label, value in headlines(summary)]
     rows += [
+        *_group_rows(summary),
         ("rounds", str(summary["rounds"])),
         ("clients", f"{summary['num_clients']} ({summary['num_train']:,} training samples)"),
         *_attack_rows(summary),
@@ -133,7 +153,18 @@ def summary_text(summary: dict[str, Any]) -> str:
         ("seconds", ", ".join(f"{name} {value:.2f}" for name, value in summary["seconds"].items())),
     ]
     width = max(len(name) for name, _ in rows)
-    return "".join(f"{name:<{width}}  {value}\n" for name, value in rows)
+    lines = [f"{name:<{width}}  {value}" for name, value in rows]
+    lines += [f"advice: {found['text']}." for found in summary["advice"]]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _group_rows(summary: dict[str, Any]) -> list[tuple[str, str]]:
+    metric = GROUP_METRIC[summary["task"]]
+    groups = summary.get("central_groups", {})
+    return [
+        (f"{metric.replace('_', ' ')}, group {name}", f"{of[metric]:.4f} ({of['num_samples']:,} samples)")
+        for name, of in groups.items()
+    ]
 
 
 def _hosts_text(hosts: dict[str, Any]) -> str:

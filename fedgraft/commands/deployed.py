@@ -61,7 +61,7 @@ def submit(
     """
     from fedgraft.deployed_runs import submit as submit_run
     from fedgraft.deployment.kits import read_server
-    from fedgraft.display import RunDisplay, result_table
+    from fedgraft.display import RunDisplay, show_result
 
     folder = read_server(kit)
     try:
@@ -76,7 +76,7 @@ def submit(
     if as_json:
         print(json.dumps({"directory": str(finished.directory), **finished.summary}))
         return
-    out.print(result_table(finished))
+    show_result(out, finished)
     out.print(f"results: {shown(finished.directory)}", soft_wrap=True)
 
 

@@ -35,7 +35,7 @@ def rehearse(
     Kits are made for the rehearsal alone and removed afterwards. About half a minute.
     """
     from fedgraft.deployment.kits import read_federation
-    from fedgraft.display import RunDisplay, result_table
+    from fedgraft.display import RunDisplay, show_result
     from fedgraft.rehearsal import THREE
     from fedgraft.rehearsal import rehearse as run_rehearsal
 
@@ -58,7 +58,7 @@ def rehearse(
     except KeyboardInterrupt:
         err.print("\nstopped; nothing is left behind")
         raise typer.Exit(130) from None
-    out.print(result_table(done.run))
+    show_result(out, done.run)
     out.print("what left the sites, by their ledgers:")
     out.print(table(_ledger_rows(done)))
     out.print(f"results: {shown(done.run.directory)}", soft_wrap=True)

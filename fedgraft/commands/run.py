@@ -40,7 +40,7 @@ def run(
     options: dict[str, Any] = {"runtime": runtime, "out": directory, "resume": resume, "verbose": verbose}
     try:
         from fedgraft import api
-        from fedgraft.display import RunDisplay, result_table
+        from fedgraft.display import RunDisplay, show_result
 
         if quiet or as_json:
             finished = api.run(scenario, overrides, **options)
@@ -53,7 +53,7 @@ def run(
     if as_json:
         print(json.dumps({"directory": str(finished.directory), **finished.summary}))
     elif not quiet:
-        out.print(result_table(finished))
+        show_result(out, finished)
         out.print(f"results: {shown(finished.directory)}", soft_wrap=True)
 
 

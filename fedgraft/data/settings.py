@@ -70,7 +70,7 @@ class CsvSettings(Settings):
     client_column: str | None = None
     """Column of the natural client, for the partition `natural`."""
     group_column: str | None = None
-    """Column of a group (scanner, sex, region), carried along for metrics by group."""
+    """Column of a group (scanner, sex, region); the run gives the score of each on the central test part."""
     id_column: str | None = None
     """Column of the sample's id; by default the path."""
     split_column: str | None = None

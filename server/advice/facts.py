@@ -1,0 +1,101 @@
+"""What the checks read, of a run at its end."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedgraft.metrics import Sums
+from fedgraft.models.losses import Task
+from server.round_record import RoundRecord
+
+if TYPE_CHECKING:
+    from server.course import Course
+
+
+@dataclass(frozen=True)
+class Point:
+    """The validation parts after a round."""
+
+    round_number: int
+    loss: float
+    num_samples: int
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the checks read.
+
+    Attributes:
+        task: what the targets are.
+        label_names: of the outputs.
+        client_names: of the roster.
+        num_train: `(num_clients,)` training samples of each.
+        validation: metric sums over the clients' validation parts, of the last head.
+        central: the same over the central test part; empty without one.
+        curve: the validation parts over rounds, ascending.
+        num_validation: `(num_clients,)` validation samples, where they are known by client.
+        scores: `(num_clients,)` each client's share of right answers by the last head, where known.
+        personal_scores: the same by the clients' own heads.
+        groups: samples and right answers of each group of the central test part, by name.
+        trained: whether the head was trained by gradients, round after round.
+    """
+
+    task: Task
+    label_names: Sequence[str]
+    client_names: Sequence[str]
+    num_train: NDArray[np.int64]
+    validation: Sums = field(default_factory=dict)
+    central: Sums = field(default_factory=dict)
+    curve: Sequence[Point] = ()
+    num_validation: NDArray[np.int64] | None = None
+    scores: NDArray[np.float64] | None = None
+    personal_scores: NDArray[np.float64] | None = None
+    groups: Mapping[str, tuple[int, float]] = field(default_factory=dict)
+    trained: bool = True
+
+
+def facts_of(course: Course, groups: dict[str, tuple[int, float]]) -> Facts:
+    """Return the facts of a run whose last head was evaluated.
+
+    Args:
+        course: the run.
+        groups: samples and summed scores of each group of the central test part.
+    """
+    record = course.adapter.record or RoundRecord(np.zeros(0, dtype=np.int64))
+    curve, trained = _curve(course.directory.path / "metrics.jsonl")
+    whole = len(record.clients) == len(course.roster.names)
+    columns: dict[str, NDArray[np.float64]] = record.per_client if whole else {}
+    counts = columns.get("num_validation")
+    return Facts(
+        course.adapter.objective.task,
+        course.roster.label_names,
+        course.roster.names,
+        course.roster.num_train,
+        record.metrics,
+        course.central_sums or {},
+        curve,
+        None if counts is None else counts.astype(np.int64),
+        columns.get("validation_score"),
+        columns.get("personal_score"),
+        groups,
+        trained,
+    )
+
+
+def _curve(path: Path) -> tuple[list[Point], bool]:
+    """Return the validation parts over rounds, and whether any round trained heads."""
+    points: dict[int, Point] = {}
+    trained = False
+    for line in path.read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        if row["group"] == "validation":
+            points[row["round"]] = Point(row["round"], float(row["loss"]), int(row["num_samples"]))
+        trained |= row["group"] == "train" and "train_loss" in row
+    return [points[number] for number in sorted(points)], trained
