@@ -8,7 +8,6 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +17,7 @@ from fedgraft.errors import Fault, FedGraftError, LaunchError, ScenarioError, St
 from fedgraft.events import follower
 from fedgraft.progress import Event, listening, report
 from fedgraft.runs import Run
+from fedgraft.server_runs import COMPLETED, SHOWN, chosen, find
 from fedgraft.submission import RunFacts, Submission, read_submission
 
 if TYPE_CHECKING:
@@ -92,9 +92,7 @@ def submit(
     resolved = deployed(resolve(scenario, overrides))
     quieten(verbose=False)
     check_strategy(resolved)
-    target = (out or new_directory(Path("runs"), resolved.name)).absolute()
-    if (target / "run.json").exists():
-        raise StoreError(f"{target} already holds a run; give another folder with --out")
+    target = _target(out or new_directory(Path("runs"), resolved.name))
     directory = new_directory(Path(folder.settings.runs), resolved.name)
     with contextlib.ExitStack() as stack:
         if on_event:
@@ -110,10 +108,63 @@ def submit(
             sites=sites,
         )
         submission = Submission(resolved.model_dump_json(), facts)
+        short = facts.run_id[:SHOWN]
+        report("note", text=f"this is run {short}; to follow it again: fedgraft submit --resume {short} --kit KIT")
         report("note", text=f"the scenario's digest, for sites that allow scenarios by it: {submission.digest}")
         control.submit({"scenario": submission.to_run_config()})
         follow(control, facts.run_id, directory, on_poll)
     return Run(fetch(directory, target))
+
+
+def resume(
+    run: str,
+    folder: ServerFolder,
+    *,
+    out: Path | None = None,
+    on_event: Callable[[Event], None] | None = None,
+    on_poll: Callable[[], None] | None = None,
+) -> Run:
+    """Follow a run of the server to its end and fetch the results; one that failed or was stopped goes on first.
+
+    Args:
+        run: the beginning of FedGraft's id of it.
+        folder: the server's kit, on the server's machine.
+        out: the run directory that the results are fetched into; default: one of the same name below `runs/`.
+        on_event: called with each progress event.
+        on_poll: called a few times a second.
+
+    Raises:
+        FedGraftError: anything that the user can mend; the text says what to do.
+    """
+    from server.deployment.control import Control
+    from server.deployment.unfinished import going_on
+
+    quieten(verbose=False)
+    with contextlib.ExitStack() as stack:
+        if on_event:
+            stack.enter_context(listening(on_event))
+        control = stack.enter_context(Control(folder))
+        found = chosen(control, run)
+        submission = read_submission({"scenario": found.submission})
+        directory = Path(submission.run.directory)
+        target = _target(out or Path("runs") / directory.name)
+        if found.finished and found.status != COMPLETED:
+            report("note", text=f"run {submission.run.run_id[:SHOWN]} goes on from its last checkpoint")
+            control.submit({"scenario": going_on(submission).to_run_config()})
+        follow(control, submission.run.run_id, directory, on_poll)
+    return Run(fetch(directory, target))
+
+
+def _target(path: Path) -> Path:
+    """Return the absolute path of a folder that results are fetched into.
+
+    Raises:
+        StoreError: a run is in it.
+    """
+    target = path.absolute()
+    if (target / "run.json").exists():
+        raise StoreError(f"{target} already holds a run; give another folder with --out")
+    return target
 
 
 def _sites(control: Control, folder: ServerFolder, scenario: Scenario) -> tuple[str, ...]:
@@ -160,7 +211,7 @@ def follow(control: Control, run_id: str, directory: Path, on_poll: Callable[[],
             run = None
         if run is not None and run.finished:
             report_new()
-            if run.status == "finished:completed":
+            if run.status == COMPLETED:
                 return
             if was_lost(run) and resubmitted < MOST_RESUBMISSIONS:
                 report("note", text="the run's process at the server ended; it goes on from its last checkpoint")
@@ -173,23 +224,15 @@ def follow(control: Control, run_id: str, directory: Path, on_poll: Callable[[],
                 again = find(control, run_id)
                 if again is not None and not again.finished:
                     continue
-            raise FedGraftError(_ending(run, directory))
+            raise FedGraftError(_ending(run, run_id, directory))
         time.sleep(POLL_SECONDS)
 
 
-def find(control: Control, run_id: str) -> FlowerRun | None:
-    """Return the newest of Flower's runs that carry out a run of ours; None if there is none."""
-    for run in control.runs():
-        with contextlib.suppress(FedGraftError):
-            if read_submission({"scenario": run.submission}).run.run_id.startswith(run_id):
-                return run
-    return None
-
-
-def _ending(run: FlowerRun, directory: Path) -> str:
+def _ending(run: FlowerRun, run_id: str, directory: Path) -> str:
+    further = f"go on with: fedgraft submit --resume {run_id[:SHOWN]} --kit KIT"
     if run.status == "finished:stopped":
-        return f"the run was stopped; what it left is in {directory}"
-    return f"{run.details or 'the run failed'}\n(what it left is in {directory}; the server's log says more)"
+        return f"the run was stopped; what it left is in {directory}; {further}"
+    return f"{run.details or 'the run failed'}\n(what it left is in {directory}; the server's log says more; {further})"
 
 
 def fetch(directory: Path, target: Path) -> Path:
@@ -210,44 +253,3 @@ def fetch(directory: Path, target: Path) -> Path:
     except OSError as error:
         raise StoreError(f"the results in {directory} can't be fetched into {target}: {error}") from error
     return target
-
-
-@dataclass(frozen=True)
-class RunLine:
-    """A run of the server, as `fedgraft status` shows it."""
-
-    run: str
-    scenario: str
-    status: str
-    bytes_to_sites: int
-    bytes_from_sites: int
-    directory: str
-
-
-def run_lines(control: Control) -> list[RunLine]:
-    """Return FedGraft's runs at a server, the newest first; of one that went on after a restart the last part."""
-    lines: dict[str, RunLine] = {}
-    for run in control.runs():
-        with contextlib.suppress(FedGraftError):
-            submission = read_submission({"scenario": run.submission})
-            facts = submission.run
-            if facts.run_id not in lines:
-                name = Path(facts.directory).name
-                lines[facts.run_id] = RunLine(
-                    facts.run_id[:8], name, run.status, run.bytes_to_sites, run.bytes_from_sites, facts.directory
-                )
-    return list(lines.values())
-
-
-def stop(control: Control, run_id: str) -> None:
-    """Stop a run by the beginning of FedGraft's id of it.
-
-    Raises:
-        LaunchError: there is none, or it has ended.
-    """
-    found = find(control, run_id) if run_id else None
-    if found is None:
-        raise LaunchError(f"the server knows no run '{run_id}'; `fedgraft status --kit KIT` lists them")
-    if found.finished:
-        raise LaunchError(f"run '{run_id}' has ended already ({found.status})")
-    control.stop(found.run_id)

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 
 from flwr.app import Message
 
+from fedgraft.errors import WireError
 from fedgraft.progress import report
 from server.adapter import PackedStrategy
 from server.course import Course
 from server.exchange import exchange
 from server.sites import ask_sites
+from server.sizes import check_norms
 
 
 def answers(
@@ -27,7 +29,7 @@ def answers(
     found = ask_sites(course.grid, sites, messages, course.counters, phase)
     faults = {}
     for place, reply in list(found.items()):
-        fault = adapter.fault_of(round_number, place, reply)
+        fault = adapter.fault_of(round_number, place, reply) or _oversize(reply, phase, server.largest_update_norm)
         if fault is not None:
             node = messages[place].metadata.dst_node_id
             report("note", text=f"the answer of {sites.named([node])} to '{phase}' is refused: {fault}")
@@ -36,3 +38,14 @@ def answers(
     sites.check_quorum({messages[place].metadata.dst_node_id for place in found}, phase, faults)
     places = sorted(found)
     return [found[place] for place in places] if adapter.keep_only(places) else None
+
+
+def _oversize(reply: Message, phase: str, largest: float | None) -> str | None:
+    """Return what is too large in an answer to `train`; None: nothing."""
+    if phase != "train":
+        return None
+    try:
+        check_norms(reply, largest)
+    except WireError as error:
+        return str(error)
+    return None

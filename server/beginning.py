@@ -113,7 +113,9 @@ def _sites(submission: Submission, part: ServerPart) -> Sites | None:
     if not names:
         return None
     quorum = part.server.quorum or len(names) // 2 + 1
-    return Sites(names, min(quorum, len(names)), part.server.timeout_seconds, part.server.resend_seconds)
+    settings = part.server
+    waits = (settings.timeout_seconds, settings.resend_seconds, settings.absent_seconds)
+    return Sites(names, min(quorum, len(names)), *waits)
 
 
 def _check_state(checkpoint: Checkpoint, roster: Roster) -> None:

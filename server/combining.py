@@ -19,6 +19,7 @@ from server.mixtures import combine_mixtures
 from server.replies import Groups, in_order
 from server.roster import Call, Roster
 from server.round_record import clients_of, column
+from server.sizes import check_weight
 from server.sums import combine_class_sums, combine_cross_validation, combine_statistics
 from strategies.base import (
     ClassSums,
@@ -54,6 +55,8 @@ def combine_updates(
         what = _what(call)
         if set(body.scalars) != set(scalars):
             raise WireError(f"{what} carries scalars {sorted(body.scalars)}, expected {sorted(scalars)}")
+        if "weight" in body.scalars:
+            check_weight(body.scalars["weight"], int(roster.num_train[call.clients].sum()), what)
         for name, value in body.scalars.items():
             scalars[name] += value
         for name, parts in sums.items():
@@ -80,6 +83,8 @@ def stack_updates(
         what = _what(call)
         expect(groups.get("stack"), {n: (len(call.clients), *s) for n, s in shapes.items()}, what)
         expect(groups.get("weights"), {"weight": (len(call.clients),)}, what)
+        for weight, num_samples in zip(groups["weights"]["weight"], roster.num_train[call.clients], strict=True):
+            check_weight(float(weight), int(num_samples), what)
         if "train_loss" not in groups.get("clients", {}):
             raise WireError(f"{what} lacks clients.train_loss")
     groups_of_calls = [groups for _, groups in unpacked]

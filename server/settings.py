@@ -42,6 +42,12 @@ class ServerSettings(Settings):
     """Between sites: how many must answer for a round to count; null: more than half. A simulation needs all."""
     resend_seconds: PositiveFloat = 60.0
     """Between sites: after how long without an answer a message is sent again, in case that it was lost on the way."""
+    absent_seconds: PositiveFloat = 90.0
+    """Between sites: how long a site that can't be reached is waited for once enough others are there; Flower lets a
+    SuperNode that was killed in again after up to 60 s."""
+    largest_update_norm: PositiveFloat | None = 1000.0
+    """Between sites: largest Euclidean norm of what a site sends to be added, over its weight; an answer with more is
+    refused; null: not limited."""
 
     @model_validator(mode="after")
     def _count_or_fraction(self) -> ServerSettings:

@@ -27,13 +27,6 @@ POLL_SECONDS = 0.2
 LOOK_SECONDS = 2.0
 """Between two looks for who is there."""
 
-ABSENT_SECONDS = 90.0
-"""How long a site that can't be reached is waited for once enough others have answered. A SuperNode that was killed is
-let in again when the SuperLink has missed two of its heartbeats, up to 60 s later."""
-
-ROLL_SECONDS = 90.0
-"""How long the roll call waits for sites once enough are there."""
-
 LOST = {3: "the request was lost", 4: "the answer was lost", 5: "it can't be reached", 8: "its process ended"}
 """Flower's codes of errors that may pass, with what they mean; the others come from the site itself."""
 
@@ -47,6 +40,7 @@ class Sites:
         quorum: how many of them suffice.
         timeout_seconds: how long an exchange waits for a site that is there and does not answer.
         resend_seconds: after how long without an answer a message is sent again, in case it was lost.
+        absent_seconds: how long a site that can't be reached is waited for once enough others are there.
         names: the sites that have been seen, by Flower's node id.
     """
 
@@ -54,6 +48,7 @@ class Sites:
     quorum: int
     timeout_seconds: float
     resend_seconds: float
+    absent_seconds: float = 90.0
     names: dict[int, str] = field(default_factory=dict)
 
     def look(self, grid: Grid) -> set[int]:
@@ -76,7 +71,7 @@ class Sites:
         while len(here := self.look(grid)) < len(self.expected):
             now = time.monotonic()
             enough_since = (enough_since or now) if len(here) >= self.quorum else None
-            if enough_since is not None and now - enough_since > ROLL_SECONDS:
+            if enough_since is not None and now - enough_since > self.absent_seconds:
                 break
             if now - started > self.timeout_seconds:
                 raise HostError(
@@ -207,7 +202,7 @@ def _give_up(asked: Sequence[_Asking], sites: Sites, waited: float, now: float, 
     for one in asked:
         if one.settled:
             continue
-        away = one.lost_since is not None and now - one.lost_since > ABSENT_SECONDS and enough
+        away = one.lost_since is not None and now - one.lost_since > sites.absent_seconds and enough
         if away or waited > sites.timeout_seconds:
             one.failed = True
             one.fault = one.fault or f"no answer within {waited:.0f} s (server.timeout_seconds)"

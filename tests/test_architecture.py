@@ -31,6 +31,7 @@ WAY_IN = {
     "predict",
     "rehearsal",
     "runs",
+    "server_runs",
     "submission",
     "trained",
     "unlearning",

@@ -26,6 +26,9 @@ log = logging.getLogger("fedgraft.site.host")
 Answer = Callable[[str, str, RecordDict], RecordDict]
 """Takes the kind of request, the run key `scenario`, and the request; what it raises is said as text."""
 
+Note = Callable[[str, str, str], None]
+"""Takes the kind of request, the run key `scenario`, and the text by which the messenger refuses it."""
+
 
 class Desk:
     """A listening socket that only some users of this machine may speak to.
@@ -59,14 +62,14 @@ class Desk:
             raise LaunchError(f"can't make the socket {path}: {error.strerror or error}") from error
         self._socket.listen(8)
 
-    def serve(self, answer: Answer) -> None:
-        """Answer questions until the process ends."""
+    def serve(self, answer: Answer, note: Note) -> None:
+        """Answer questions, and note refusals, until the process ends."""
         while True:
             connection, _ = self._socket.accept()
             with connection:
-                self._serve_one(connection, answer)
+                self._serve_one(connection, answer, note)
 
-    def _serve_one(self, connection: socket.socket, answer: Answer) -> None:
+    def _serve_one(self, connection: socket.socket, answer: Answer, note: Note) -> None:
         pid, user = peer(connection)
         if user not in self._users:
             log.warning("process %d of user %d came to the window and was sent away", pid, user)
@@ -82,17 +85,21 @@ class Desk:
             with contextlib.suppress(OSError):
                 write_frame(connection, Frame({"error": str(error)}))
             return
-        reply = answered(answer, kind, scenario, frame.record)
+        refused = frame.facts.get("refused")
+        if refused is None:
+            reply = answered(lambda: answer(kind, scenario, frame.record), kind)
+        else:
+            reply = answered(lambda: note(kind, scenario, str(refused)), kind)
         try:
             write_frame(connection, reply)
         except OSError as error:
             log.warning("the answer to '%s' was not taken: %s", kind, error)
 
 
-def answered(answer: Answer, kind: str, scenario: str, record: RecordDict) -> Frame:
+def answered(work: Callable[[], RecordDict | None], kind: str) -> Frame:
     """Return the answer as a frame, or the text of what went wrong."""
     try:
-        return Frame({"kind": kind}, answer(kind, scenario, record))
+        return Frame({"kind": kind}, work() or RecordDict())
     except Exception as error:  # the host stays, whatever one request does
         return Frame({"error": str(error)})
 

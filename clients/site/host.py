@@ -6,6 +6,7 @@ from this machine stand in `site.yaml`, whatever the scenario says.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -23,6 +24,7 @@ from clients.settings import ClientPart
 from clients.site.cohort import cohort_of
 from clients.site.departures import entry_of, record_digest, refusal_entry
 from clients.site.ledger import Ledger, LedgerError
+from clients.site.old_state import remove_old_state
 from clients.site.policy import OF_STATISTICS, Policy, Refusal
 from fedgraft.data.settings import DataSettings, NaturalSettings, OneSettings
 from fedgraft.deployment.settings import SiteData, SiteSettings
@@ -105,6 +107,17 @@ class SiteHost:
         self._hosts: dict[str, Host] = {}
         self._answered: dict[str, RecordDict] = {}
 
+    @property
+    def _state_folder(self) -> Path:
+        return Path(self._settings.state_dir) / "client-state"
+
+    def remove_old_state(self, current: str = "") -> None:
+        """Remove the client state of runs that have long ended; see `client_state_days` in `site.yaml`."""
+        days = self._settings.client_state_days
+        if days is not None:
+            for run in remove_old_state(self._state_folder, days, current):
+                log.info("removed the client state of run %s, unchanged for more than %d days", run[:8], days)
+
     def answer(self, kind: str, scenario: str, record: RecordDict) -> RecordDict:
         """Answer a request.
 
@@ -134,6 +147,25 @@ class SiteHost:
         log.info("answered '%s' of run %s%s in %.3f s", kind, asked.run_id[:8], of_round, seconds)
         return released
 
+    def note_refusal(self, kind: str, scenario: str, text: str) -> None:
+        """Write down a text by which the messenger refuses a message that it does not hand over.
+
+        Args:
+            kind: Flower's message type.
+            scenario: the run key `scenario`; it may hold anything.
+            text: what the server is told.
+
+        Raises:
+            LedgerError: it can't be written; then the text does not leave.
+        """
+        run_id, name = "", ""
+        with contextlib.suppress(FedGraftError):
+            submission = read_submission({"scenario": scenario})
+            run_id, name = submission.run.run_id, str(json.loads(submission.scenario_json).get("name", ""))
+        log.warning("'%s' was refused by the messenger: %s", kind[:LONGEST_NAME], text[:LONGEST_TEXT])
+        entry = refusal_entry(text[:LONGEST_TEXT], kind[:LONGEST_NAME], run_id, name[:LONGEST_NAME])
+        self._ledger.append(entry)
+
     def _refused(self, kind: str, asked: Asked | None, error: Exception) -> FedGraftError:
         """Return what is said instead of an answer, once it is in the ledger."""
         if isinstance(error, OF_THE_REQUEST):
@@ -160,7 +192,7 @@ class SiteHost:
         if kept is not None:  # it was answered, and the answer lost: the same bits leave again
             self._enter(asked, Departure(asked.kind, kept, record_bytes(kept)))
             return kept
-        host = self._host(submission.scenario_json, part)
+        host = self._host(submission, part)
         body, groups = read_request(asked.kind, record)
         if asked.kind.removeprefix("query.") in OF_STATISTICS:
             weights_digest = str(getattr(body, "weights_digest", ""))
@@ -168,7 +200,7 @@ class SiteHost:
         if isinstance(body, TrainRequest) and body.state is not None:
             # On disk after every round, not only before the server's checkpoints: a restart here loses nothing.
             body = body.model_copy(update={"state": body.state.model_copy(update={"keep": True})})
-        folder = Path(self._settings.state_dir) / "client-state" / submission.run.run_id
+        folder = self._state_folder / submission.run.run_id
         reply, answered = answer(host, asked.kind, body, groups, folder)
         if isinstance(reply, TrainReply):
             self._policy.check_update(asked, answered, float(reply.scalars.get("weight", 0.0)))
@@ -188,15 +220,19 @@ class SiteHost:
             del self._answered[next(iter(self._answered))]
         self._answered[asked.digest] = released
 
-    def _host(self, scenario_json: str, part: ClientPart) -> Host:
+    def _host(self, submission: Submission, part: ClientPart) -> Host:
         """Return the clients of a scenario, which stay loaded."""
         from clients.host import Host  # a second of imports
 
+        scenario_json = submission.scenario_json
         host = self._hosts.pop(scenario_json, None)
         if host is None:
+            self.remove_old_state(submission.run.run_id)
             while len(self._hosts) >= HOSTS_KEPT:
                 del self._hosts[next(iter(self._hosts))]
-            host = Host(site_part(part, self._settings, self._data), 0, 1)
+            settings = self._settings
+            own = site_part(part, settings, self._data)
+            host = Host(own, 0, 1, settings.threads, device=settings.device)
             self._check_labels(host)
         self._hosts[scenario_json] = host
         return host

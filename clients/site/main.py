@@ -28,9 +28,11 @@ def main(kit: Path) -> None:
         Policy(settings.name, read_policy(folder.policy), Path(settings.state_dir) / "policy"),
         Ledger(folder.ledger),
     )
+    host.remove_old_state()
     second = None if settings.user is None else pwd.getpwnam(settings.user)
     users = {os.getuid()} if second is None else {os.getuid(), second.pw_uid}
-    Desk(Path(settings.socket), users, None if second is None else second.pw_gid).serve(host.answer)
+    desk = Desk(Path(settings.socket), users, None if second is None else second.pw_gid)
+    desk.serve(host.answer, host.note_refusal)
 
 
 if __name__ == "__main__":

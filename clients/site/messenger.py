@@ -32,9 +32,9 @@ from flwr.supercore.interceptors import (
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output
 
-from clients.app import app
+from clients.app import SOCKET, app
 from clients.outbound import refuse
-from clients.site.window import HostAwayError
+from clients.site.window import HostAwayError, SiteError, note_refusal
 from fedgraft.deployment.logs import log_to_stderr
 from fedgraft.deployment.settings import LogSettings
 from fedgraft.errors import FedGraftError
@@ -53,10 +53,11 @@ class Messenger:
         address: `host:port` of the SuperNode's own interface, on loopback.
         secret: what entitles to its messages.
         bundles: sha256 of the contents of the bundles that this site knows.
+        site: the site's name, for texts.
     """
 
-    def __init__(self, address: str, secret: bytes, bundles: Collection[str]) -> None:
-        self._address, self._bundles = address, frozenset(bundles)
+    def __init__(self, address: str, secret: bytes, bundles: Collection[str], site: str) -> None:
+        self._address, self._bundles, self._site = address, frozenset(bundles), site
         signature = SuperExecAuthHttpInterceptor(
             master_secret=secret, protected_methods={"/flwr.proto.Runtime/AcquireTask"}
         )
@@ -104,21 +105,36 @@ class Messenger:
         digest = hashlib.sha256(bundle).hexdigest()  # of the content: what a run says of its bundle proves nothing
         if digest not in self._bundles:
             text = (
-                f"this site knows no bundle {digest[:12]} ({len(bundle):,} bytes) and answers none of its messages; it "
-                f"knows {', '.join(sorted(known[:12] for known in self._bundles))}: install the same release of "
+                f"{self._site} knows no bundle {digest[:12]} ({len(bundle):,} bytes) and answers none of its messages; "
+                f"it knows {', '.join(sorted(known[:12] for known in self._bundles))}: install the same release of "
                 "FedGraft at the server and at the site"
             )
-            log.warning("refused '%s': %s", message.metadata.message_type, text)
-            return refuse(message, UNKNOWN_BUNDLE, text)
+            return self._refused(message, context, UNKNOWN_BUNDLE, text)
         try:
             return app(message, context)
         except HostAwayError as error:
             return refuse(message, AWAY, str(error))
-        except FedGraftError as error:
+        except SiteError as error:  # the resident host has written it down
             return refuse(message, RAISED, str(error))
+        except FedGraftError as error:
+            return self._refused(message, context, RAISED, f"{self._site}: {error}")
         except Exception as error:  # a message that Flower's own code can't take must not end the messenger
             log.exception("'%s' failed", message.metadata.message_type)
-            return refuse(message, RAISED, f"{type(error).__name__} at the site's messenger")
+            text = f"{type(error).__name__} at the messenger of {self._site}"
+            return self._refused(message, context, RAISED, text)
+
+    def _refused(self, message: Message, context: Context, code: int, text: str) -> Message:
+        """Return the reply that says why a message is not answered, once the site's ledger has the text."""
+        kind = message.metadata.message_type
+        log.warning("refused '%s': %s", kind, text)
+        try:
+            socket, scenario = Path(str(context.node_config[SOCKET])), context.run_config.get("scenario", "")
+            note_refusal(socket, kind, str(scenario), text)
+        except HostAwayError as error:
+            return refuse(message, AWAY, str(error))
+        except SiteError:  # the resident host has said why
+            return refuse(message, RAISED, f"{self._site} can't write its ledger, so it says nothing")
+        return refuse(message, code, text)
 
 
 def main() -> None:
@@ -127,10 +143,11 @@ def main() -> None:
     parser.add_argument("--address", required=True)
     parser.add_argument("--secret-file", type=Path, required=True)
     parser.add_argument("--bundle", action="append", required=True)
+    parser.add_argument("--site", required=True)
     parser.add_argument("--log", default="{}")
     given = parser.parse_args()
     log_to_stderr(LogSettings.model_validate_json(given.log))
-    Messenger(given.address, given.secret_file.read_bytes(), given.bundle).serve()
+    Messenger(given.address, given.secret_file.read_bytes(), given.bundle, given.site).serve()
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ nor a new run makes it forget.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from clients.site.memory import PolicyMemory
 from clients.site.settings import PolicySettings
 from fedgraft.errors import FedGraftError, listed
+from fedgraft.norms import norm, row_norms
 from fedgraft.settings_files.load import FileKind, load_settings
 
 POLICY = FileKind("policy", "that it changes", "most_rounds: 100")
@@ -162,11 +163,11 @@ class Policy:
         Raises:
             Refusal: says how large it is, or how many clients it would show.
         """
-        rows = _row_norms(groups.get("stack", {}).values())
+        rows = row_norms(groups.get("stack", {}).values())
         if len(rows) > 1 and not self._settings.individual_clients:
             text = f"'{question.kind}' keeps the updates of this site's {len(rows)} clients apart"
             raise self._refusal(text, "individual_clients", "set it to true, or take a strategy that needs sums only")
-        norms = [_norm(groups["update"].values()) / weight] if "update" in groups and weight > 0 else []
+        norms = [norm(groups["update"].values()) / weight] if "update" in groups and weight > 0 else []
         norms += rows
         largest = self._settings.largest_update_norm
         if largest is not None and norms and not max(norms) <= largest:  # NaN is refused as well
@@ -225,12 +226,3 @@ class Policy:
             f"{self._site} refuses: {text} (rule `{rule}: {shown}` of the site's policy.yaml). "
             f"{advice[0].upper()}{advice[1:]}, if the site agrees"
         )
-
-
-def _norm(arrays: Iterable[NDArray[Any]]) -> float:
-    return float(np.sqrt(sum(float(np.square(value, dtype=np.float64).sum()) for value in arrays)))
-
-
-def _row_norms(arrays: Iterable[NDArray[Any]]) -> list[float]:
-    squares = [np.square(value.reshape(len(value), -1), dtype=np.float64).sum(axis=1) for value in arrays]
-    return [float(norm) for norm in np.sqrt(np.sum(squares, axis=0))] if squares else []

@@ -60,7 +60,7 @@ def programs(folder: SiteFolder, port: socket.socket, bundle: str) -> list[Progr
         *("--node-config", f'site-socket="{window}"'),
     )
     messenger = python("-m", "clients.site.messenger", "--address", address, "--secret-file", str(secret))
-    messenger += ["--bundle", bundle, "--log", settings.log.model_dump_json()]
+    messenger += ["--bundle", bundle, "--site", settings.name, "--log", settings.log.model_dump_json()]
     light = environment(window.with_name("flower"), {"PYTHONDONTWRITEBYTECODE": "1"})
     return [
         Program(

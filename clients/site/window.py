@@ -37,12 +37,34 @@ def hand_over(path: Path, kind: str, scenario: str, record: RecordDict) -> Recor
         SiteError: it refused the request or failed.
         HostAwayError: it is not there.
     """
+    return _exchange(path, Frame({"kind": kind, "scenario": scenario}, record)).record
+
+
+def note_refusal(path: Path, kind: str, scenario: str, text: str) -> None:
+    """Have the resident host write down a text that leaves instead of an answer, without its being asked.
+
+    Args:
+        path: its socket.
+        kind: Flower's message type.
+        scenario: the run key `scenario`, whatever it holds.
+        text: what the server is told.
+
+    Raises:
+        SiteError: it could not write it down.
+        HostAwayError: it is not there.
+    """
+    _exchange(path, Frame({"kind": kind, "scenario": scenario, "refused": text}))
+
+
+def _exchange(path: Path, question: Frame) -> Frame:
+    """Put a question and return the answer to it."""
+    kind = question.facts["kind"]
     try:
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(CONNECT_SECONDS)
             connection.connect(str(path))
             connection.settimeout(None)
-            write_frame(connection, Frame({"kind": kind, "scenario": scenario}, record))
+            write_frame(connection, question)
             answer = read_frame(connection)
     except OSError as error:
         raise HostAwayError(f"the site's resident host did not answer: {error}; it is started again") from error
@@ -50,4 +72,4 @@ def hand_over(path: Path, kind: str, scenario: str, record: RecordDict) -> Recor
         raise SiteError(str(answer.facts["error"]))
     if answer.facts.get("kind") != kind:
         raise WireError(f"the resident host answered '{answer.facts.get('kind')}' to '{kind}'")
-    return answer.record
+    return answer

@@ -1,17 +1,17 @@
-"""Commands at the server of a federation: `server start`, `submit`, `status`, `stop`."""
+"""Commands at the server of a federation: `server start`, `server sites`, `submit`, `status`, `stop`."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fedgraft.commands.terminal import (
     JsonOption,
-    ScenarioArgument,
     SetOption,
     err,
     escaped,
@@ -19,6 +19,11 @@ from fedgraft.commands.terminal import (
     shown,
     table,
 )
+from fedgraft.errors import LaunchError
+
+if TYPE_CHECKING:
+    from fedgraft.progress import Event
+    from fedgraft.runs import Run
 
 server = typer.Typer(help="Run the server of a federation of separate machines.", no_args_is_help=True)
 
@@ -43,10 +48,43 @@ def start(
     start_server(read_server(kit), behind_own_proxy=no_nginx)
 
 
+@server.command("sites")
+def sites(kit: KitArgument, as_json: JsonOption = False) -> None:
+    """Have the running server let exactly the sites of `server.yaml` join; no restart, and runs go on.
+
+    After a site was added or revoked (`fedgraft provision`). A revoked site is shut out at once.
+    """
+    from fedgraft.deployment.kits import read_server
+    from server.deployment.control import Control
+
+    with Control(read_server(kit)) as control:
+        added, removed = control.register_sites()
+    if as_json:
+        print(json.dumps({"added": added, "removed": removed}))
+        return
+    for text, names in (("may join now", added), ("may not join any more", removed)):
+        for name in names:
+            out.print(f"{escaped(name)} {text}", soft_wrap=True)
+    if not added and not removed:
+        out.print("nothing has changed")
+
+
 def submit(
-    scenario: ScenarioArgument,
     kit: KitOption,
+    scenario: Annotated[
+        str | None,
+        typer.Argument(help="A scenario file, or the name of a shipped one ([bold]fedgraft list scenarios[/])."),
+    ] = None,
     overrides: SetOption = [],  # noqa: B006 - typer reads it, nobody changes it
+    resume: Annotated[
+        str | None,
+        typer.Option(
+            "--resume",
+            help="Instead of a scenario: follow this run, by the beginning of its id; if it has failed or was stopped, "
+            "it goes on from its last checkpoint.",
+            metavar="RUN",
+        ),
+    ] = None,
     directory: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="Where results are fetched to; default: below runs/.")
     ] = None,
@@ -57,21 +95,35 @@ def submit(
 
     Example: [bold]fedgraft submit my-scenario.yaml --kit kits/server[/]
 
-    Ctrl-C leaves the run going on; `fedgraft stop RUN --kit KIT` ends it.
+    Ctrl-C leaves the run going on: [bold]--resume RUN[/] follows it again, `fedgraft stop RUN --kit KIT` ends it.
     """
+    from fedgraft.deployed_runs import resume as resume_run
     from fedgraft.deployed_runs import submit as submit_run
     from fedgraft.deployment.kits import read_server
     from fedgraft.display import RunDisplay, show_result
 
+    if (scenario is None) == (resume is None) or (resume is not None and overrides):
+        raise LaunchError(
+            "came neither a scenario nor --resume RUN; give one of them"
+            if scenario is None and resume is None
+            else "--resume goes on with a run as it was submitted; leave the scenario and --set out"
+        )
     folder = read_server(kit)
+
+    def run(on_event: Callable[[Event], None] | None = None) -> Run:
+        if resume is not None:
+            return resume_run(resume, folder, out=directory, on_event=on_event)
+        return submit_run(str(scenario), folder, overrides, out=directory, on_event=on_event)
+
     try:
         if as_json:
-            finished = submit_run(scenario, folder, overrides, out=directory)
+            finished = run()
         else:
             with RunDisplay(err, details=verbose) as display:
-                finished = submit_run(scenario, folder, overrides, out=directory, on_event=display.show)
+                finished = run(display.show)
     except KeyboardInterrupt:
-        err.print("\nthe run goes on at the server; see: [bold]fedgraft status --kit KIT[/]", soft_wrap=True)
+        text = "the run goes on at the server; see: [bold]fedgraft status --kit KIT[/], and follow it with --resume RUN"
+        err.print(f"\n{text}", soft_wrap=True)
         raise typer.Exit(130) from None
     if as_json:
         print(json.dumps({"directory": str(finished.directory), **finished.summary}))
@@ -82,8 +134,8 @@ def submit(
 
 def status(kit: KitOption, as_json: JsonOption = False) -> None:
     """Show which sites are there, and the server's runs."""
-    from fedgraft.deployed_runs import run_lines
     from fedgraft.deployment.kits import read_server
+    from fedgraft.server_runs import run_lines
     from server.deployment.control import Control
 
     with Control(read_server(kit)) as control:
@@ -102,8 +154,8 @@ def stop(
     kit: KitOption,
 ) -> None:
     """Stop a run of the server; what it wrote stays."""
-    from fedgraft.deployed_runs import stop as stop_run
     from fedgraft.deployment.kits import read_server
+    from fedgraft.server_runs import stop as stop_run
     from server.deployment.control import Control
 
     with Control(read_server(kit)) as control:

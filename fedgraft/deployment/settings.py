@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, PositiveInt, model_validator
 
+from fedgraft.compute_settings import Device
 from fedgraft.data.settings import SourceSettings
 from fedgraft.models.settings import BackboneSettings
 from fedgraft.settings import LocalPath, Settings, named, setting_fault
@@ -120,6 +121,13 @@ class SiteSettings(Settings):
     user: Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_-]{0,31}\$?$")] | None = None
     """Second Unix user, who can read neither data nor key: what the server sends is unpacked as this user and handed
     on over the socket; null: as the site's own user."""
+    threads: PositiveInt = 1
+    """Threads that train side by side, each a group of clients; numbers do not depend on it."""
+    device: Device = "auto"
+    """Where heads are trained; `auto`: on CUDA if this machine has it."""
+    client_state_days: PositiveInt | None = 90
+    """Days after which a run's client state that has not changed is removed: a method's own numbers for this site
+    between rounds, by which an unfinished run goes on; null: never."""
     log: LogSettings = LogSettings()
     """What is logged, and where."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -206,6 +207,39 @@ def test_client_state_outlives_the_process(site: SiteSettings) -> None:
     np.testing.assert_array_equal(restarted, second(host))
     fresh, _ = train(hosted(site), 2, state=StateSettings(version=7, becomes=8), **options)
     assert not fresh.has_state  # a version that nobody has is not made up
+
+
+def test_a_refusal_of_the_messengers_own_is_in_the_ledger_whatever_the_run_says_of_itself(site: SiteSettings) -> None:
+    host = hosted(site)
+    host.note_refusal("train", submitted(), "clinic-1 knows no bundle")
+    host.note_refusal("x" * 5000, "no submission", "y" * 5000)
+    known, unknown = ledger(site)
+    assert (known.outcome, known.request, known.run, known.scenario) == ("refusal", "train", RUN, "pilot")
+    assert known.text == "clinic-1 knows no bundle"
+    assert (len(unknown.request), len(unknown.text), unknown.run) == (200, 2000, "")
+
+
+def test_old_client_state_is_removed_but_not_that_of_the_run_in_progress(site: SiteSettings) -> None:
+    """Age counts from the last change; 90 days by default, and never with null."""
+    folder = Path(site.state_dir) / "client-state"
+    for run, days in ((RUN, 400), ("a-run-that-ended", 91), ("a-run-of-late", 89)):
+        (folder / run).mkdir(parents=True)
+        (folder / run / "shard").write_bytes(b"state")
+        for path in (folder / run / "shard", folder / run):
+            then = path.stat().st_mtime - days * 86_400
+            os.utime(path, (then, then))
+    hosted(site.model_copy(update={"client_state_days": None})).remove_old_state()
+    assert len(list(folder.iterdir())) == 3
+    hosted(site).answer("query.describe", submitted(), pack(DescribeRequest(run_id=RUN)))
+    assert {path.name for path in folder.iterdir()} == {RUN, "a-run-of-late"}
+    hosted(site).remove_old_state()
+    assert {path.name for path in folder.iterdir()} == {"a-run-of-late"}
+
+
+def test_threads_of_the_site_do_not_change_its_numbers(site: SiteSettings) -> None:
+    _, one = train(hosted(site))
+    _, two = train(hosted(site.model_copy(update={"threads": 2, "device": "cpu"})))
+    np.testing.assert_array_equal(one["update"]["weight"], two["update"]["weight"])
 
 
 def test_labels_that_are_not_the_federations_are_refused(site: SiteSettings) -> None:

@@ -16,7 +16,7 @@ import pytest
 from flwr.app import RecordDict
 
 from clients.site.desk import Answer, Desk
-from clients.site.window import HostAwayError, SiteError, hand_over
+from clients.site.window import HostAwayError, SiteError, hand_over, note_refusal
 from fedgraft.errors import LaunchError, WireError
 from fedgraft.wire.records import pack, unpack
 from fedgraft.wire.requests import DescribeRequest
@@ -38,10 +38,17 @@ def path(tmp_path: Path) -> Iterator[Path]:
     here.unlink(missing_ok=True)
 
 
-def serving(path: Path, answer: Answer = echo, users: tuple[int, ...] = (os.getuid(),)) -> None:
-    """Serve from a thread that ends with the test's process."""
-    desk = Desk(path, users)
-    threading.Thread(target=desk.serve, args=(answer,), daemon=True).start()
+def serving(path: Path, answer: Answer = echo, users: tuple[int, ...] = (os.getuid(),)) -> list[tuple[str, ...]]:
+    """Serve from a thread that ends with the test's process; return the refusals that are noted."""
+    desk, noted = Desk(path, users), list[tuple[str, ...]]()
+
+    def note(*words: str) -> None:
+        if words[0] == "fail":
+            raise WireError("the ledger is full")
+        noted.append(words)
+
+    threading.Thread(target=desk.serve, args=(answer, note), daemon=True).start()
+    return noted
 
 
 def test_a_question_is_answered(path: Path) -> None:
@@ -62,6 +69,14 @@ def test_a_refusal_comes_as_text(path: Path) -> None:
     with pytest.raises(SiteError, match=r"^no data here$"):
         hand_over(path, "fail", "data", RECORD)
     assert hand_over(path, "train", "{}", RECORD)["body"] == RECORD["body"]  # and the next is answered
+
+
+def test_a_refusal_of_the_messengers_own_is_noted_and_not_answered(path: Path) -> None:
+    noted = serving(path, answer=lambda *_: pytest.fail("was asked"))
+    note_refusal(path, "train", "{}", "knows no bundle")
+    assert noted == [("train", "{}", "knows no bundle")]
+    with pytest.raises(SiteError, match=r"^the ledger is full$"):
+        note_refusal(path, "fail", "{}", "knows no bundle")
 
 
 def test_garbage_does_not_end_the_host(path: Path) -> None:

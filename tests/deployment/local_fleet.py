@@ -6,7 +6,8 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +24,15 @@ from scenarios.schema import Scenario
 
 
 @contextlib.contextmanager
-def running_fleet(policy: str = "", **scenario: Any) -> Iterator[Fleet]:
+def running_fleet(policy: str = "", log_file: Path | None = None, **scenario: Any) -> Iterator[Fleet]:
     """Yield three sites and a server; afterwards none of their processes is left."""
     import tempfile
 
-    changed = Scenario.model_validate_json(json.dumps({**OWN_SCENARIO, **scenario}))
+    chosen = Scenario.model_validate_json(json.dumps({**OWN_SCENARIO, **scenario}))
     started: set[int] = set()
     with tempfile.TemporaryDirectory(prefix="fg-", dir="/tmp") as folder:
-        with fleet(Path(folder), THREE, changed, policy, Path(os.environ.get("FLEET_LOG", f"{folder}/log"))) as running:
+        log_file = log_file or Path(os.environ.get("FLEET_LOG", f"{folder}/log"))
+        with fleet(Path(folder), THREE, chosen, policy, log_file) as running:
             yield running
             started = set(running.supervisor.process_ids().values())
             started |= {below for pid in started for below in descendants(pid)}
@@ -64,21 +66,65 @@ def descendants(parent: int) -> set[int]:
     return found
 
 
+@dataclass
+class Seen:
+    """What a follower has been shown of a run."""
+
+    notes: list[str] = field(default_factory=list)
+    round: int = 0
+
+
 def run(
-    running: Fleet, out: Path, on_event: Callable[[dict[str, Any]], None] | None = None, **changes: Any
+    running: Fleet, out: Path, steps: Callable[[Seen], Iterator[None]] | None = None, **changes: Any
 ) -> tuple[Run, list[str]]:
-    """Submit the fleet's scenario and return the finished run and the notes that were shown."""
-    notes: list[str] = []
+    """Submit the fleet's scenario and return the finished run and the notes that were shown.
+
+    Args:
+        running: the fleet.
+        out: the run directory.
+        steps: what happens meanwhile; a generator that is resumed a few times a second.
+        changes: of the scenario, by key.
+    """
+    return followed(running, steps, lambda **options: submit(changed(running, changes), running.server, **options), out)
+
+
+def followed(
+    running: Fleet, steps: Callable[[Seen], Iterator[None]] | None, start: Callable[..., Run], out: Path
+) -> tuple[Run, list[str]]:
+    """Start a run, look after the fleet until it has ended, and return it and the notes."""
+    seen = Seen()
+    course = iter(()) if steps is None else steps(seen)
 
     def event(given: Any) -> None:
         if given["kind"] == "note":
-            notes.append(given["text"])
-        if on_event is not None:
-            on_event(given)
+            seen.notes.append(given["text"])
+        if given["kind"] == "round":
+            seen.round = given["number"]
 
-    scenario = running.scenario.model_copy(update=changes) if changes else running.scenario
+    def poll() -> None:
+        running.turn()
+        next(course, None)
+
     with listening(event):
-        return submit(scenario, running.server, out=out, on_poll=running.turn), notes
+        return start(out=out, on_poll=poll), seen.notes
+
+
+def changed(running: Fleet, changes: dict[str, Any]) -> Scenario:
+    """Return the fleet's scenario with other values of some keys."""
+    return Scenario.model_validate_json(json.dumps({**json.loads(running.scenario.model_dump_json()), **changes}))
+
+
+def until_round(seen: Seen, number: int) -> Iterator[None]:
+    """Wait until a round has ended."""
+    while seen.round < number:
+        yield
+
+
+def pause(seconds: float) -> Iterator[None]:
+    """Wait."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        yield
 
 
 def head_of(found: Run) -> dict[str, np.ndarray]:
@@ -87,19 +133,25 @@ def head_of(found: Run) -> dict[str, np.ndarray]:
 
 def in_one_process(running: Fleet, folder: Path, out: Path, **changes: Any) -> Run:
     """Run the same scenario inline, over the same samples of the same clients."""
-    names = [site.settings.name for site in running.sites]
-    parts = [np.load(path, allow_pickle=False) for path in digits_for(names, folder).values()]
-    owners = np.concatenate([np.full(len(part["labels"]), name) for name, part in zip(names, parts, strict=True)])
-    columns = {key: np.concatenate([part[key] for part in parts]) for key in ("features", "labels")}
+    paths = digits_for([site.settings.name for site in running.sites], folder)
+    return inline(changed(running, changes), paths, folder, out)
+
+
+def inline(scenario: Scenario, paths: Mapping[str, Path], folder: Path, out: Path) -> Run:
+    """Run a scenario inline, over the samples in some files; each file is one client's."""
+    parts = [np.load(path, allow_pickle=False) for path in paths.values()]
+    owners = np.concatenate([np.full(len(part["labels"]), name) for name, part in zip(paths, parts, strict=True)])
+    kinds = set(parts[0].files) - {"label_names"}
+    columns = {key: np.concatenate([part[key] for part in parts]) for key in kinds}
+    folder.mkdir(parents=True, exist_ok=True)
     np.savez(folder / "all.npz", client=owners, label_names=parts[0]["label_names"], **columns)
     data = {
         "source": {"name": "arrays", "path": str(folder / "all.npz")},
         "partition": "natural",
         "test_fraction": 0.0,
     }
-    values = {**json.loads(running.scenario.model_dump_json()), "data": data}
-    scenario = Scenario.model_validate_json(json.dumps(values)).model_copy(update=changes)
-    return fedgraft.run(scenario, out=out)
+    values = {**json.loads(scenario.model_dump_json()), "data": data}
+    return fedgraft.run(Scenario.model_validate_json(json.dumps(values)), out=out)
 
 
 def greatest_difference(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> float:

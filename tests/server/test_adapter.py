@@ -148,6 +148,8 @@ def changed_arrays(group: str, name: str | None, value: Any) -> Any:
         (changed_body(round_number=2), r"TrainReply of host \d is for round 2, expected 1; a stale reply"),
         (changed_body(shard=5), "is for shard 5, which it was not asked for"),
         (changed_body(num_clients=99), "speaks of 99 clients, asked for were 5"),
+        (changed_body(scalars={"weight": 26.0}), "is weighted with 26 training samples, described were 25"),
+        (changed_body(scalars={"weight": -1.0}), "is weighted with -1 training samples"),
         (changed_body(scalars={}), r"carries scalars \[\], expected \['weight'\]"),
         (changed_arrays("update", None, None), "update is missing"),
         (changed_arrays("update", "bias", None), "update: missing bias"),

@@ -70,14 +70,14 @@ def first(answer: Answer) -> Answer:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     claim_identity(1)
-    for name, seconds in (("POLL_SECONDS", 0.01), ("LOOK_SECONDS", 0.02), ("ABSENT_SECONDS", 0.2)):
+    for name, seconds in (("POLL_SECONDS", 0.01), ("LOOK_SECONDS", 0.02)):
         monkeypatch.setattr(sites_module, name, seconds)
     return None
 
 
 def asked(grid: Sending, timeout: float = 30.0, resend: float = 30.0, quorum: int = 2) -> tuple[set[int], list[str]]:
     """Return which nodes answered, and the notes."""
-    sites = Sites(tuple(NAMES.values()), quorum, timeout, resend)
+    sites = Sites(tuple(NAMES.values()), quorum, timeout, resend, absent_seconds=0.2)
     sites.look(grid)
     content = pack(DescribeRequest(run_id="r"), {"head": {"weight": np.zeros(2)}})
     messages = [Message(content, dst_node_id=node, message_type="train") for node in grid.answers]
