@@ -35,7 +35,7 @@ from fedgraft.runs import Run
 from fedgraft.simulation.flower_machine import reserved_port
 
 if TYPE_CHECKING:
-    from clients.site.ledger import Recorded
+    from clients.site.ledger_lines import Recorded
     from scenarios.schema import Scenario
 
 OWN_SCENARIO = {
@@ -93,7 +93,7 @@ def rehearse(
     Raises:
         FedGraftError: anything that the user can mend; the text says what to do.
     """
-    from clients.site.ledger import verify
+    from clients.site.ledger_check import verify
 
     with contextlib.ExitStack() as stack:
         if on_event is not None:

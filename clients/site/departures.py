@@ -8,7 +8,7 @@ import json
 from flwr.app import RecordDict
 
 from clients.outbound import Departure
-from clients.site.ledger import LedgerArray, LedgerEntry
+from clients.site.ledger_lines import LedgerArray, LedgerEntry
 
 
 def entry_of(departure: Departure, run: str, scenario: str, round_number: int | None = None) -> LedgerEntry:

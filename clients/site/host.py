@@ -23,7 +23,8 @@ from clients.outbound import Departure, release
 from clients.settings import ClientPart
 from clients.site.cohort import cohort_of
 from clients.site.departures import entry_of, record_digest, refusal_entry
-from clients.site.ledger import Ledger, LedgerError
+from clients.site.ledger import Ledger
+from clients.site.ledger_lines import LedgerError
 from clients.site.old_state import remove_old_state
 from clients.site.policy import OF_STATISTICS, Policy, Refusal
 from fedgraft.data.settings import DataSettings, NaturalSettings, OneSettings

@@ -13,7 +13,7 @@ from fedgraft.commands.terminal import JsonOption, err, out, shown, table
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from clients.site.ledger import LedgerArray
+    from clients.site.ledger_lines import LedgerArray
     from fedgraft.rehearsal import Rehearsal
 
 

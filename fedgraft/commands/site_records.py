@@ -15,7 +15,8 @@ from fedgraft.commands.terminal import JsonOption, err, escaped, out, table
 from fedgraft.errors import FedGraftError
 
 if TYPE_CHECKING:
-    from clients.site.ledger import LedgerEntry, Recorded, Verification
+    from clients.site.ledger_check import Verification
+    from clients.site.ledger_lines import LedgerEntry, Recorded
 
 KitArgument = Annotated[Path, typer.Argument(help="The site's kit, as `fedgraft provision` made it.", metavar="KIT")]
 
@@ -73,7 +74,8 @@ def ledger(
 
     [bold]fedgraft site ledger verify KIT[/] finds out whether the list was changed; then the exit code is 2.
     """
-    from clients.site.ledger import Head, verify
+    from clients.site.ledger_check import verify
+    from clients.site.ledger_lines import Head
     from fedgraft.deployment.kits import read_site
 
     wants_verdict, kit = _words(words)

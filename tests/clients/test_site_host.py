@@ -13,7 +13,8 @@ import pytest
 from clients.host import Host
 from clients.settings import ClientPart
 from clients.site.host import SiteHost, site_backbone
-from clients.site.ledger import Ledger, verify
+from clients.site.ledger import Ledger
+from clients.site.ledger_check import verify
 from clients.site.policy import KNOWN_KEYS, Policy
 from clients.site.settings import PolicySettings
 from fedgraft.deployment.settings import SiteSettings

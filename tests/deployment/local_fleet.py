@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 import fedgraft
-from clients.site.ledger import Recorded, verify
+from clients.site.ledger_check import verify
+from clients.site.ledger_lines import Recorded
 from fedgraft.deployed_runs import submit
 from fedgraft.progress import listening
 from fedgraft.rehearsal import OWN_SCENARIO, THREE, Fleet, digits_for, fleet

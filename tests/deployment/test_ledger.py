@@ -12,7 +12,9 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from clients.site.ledger import Head, Ledger, LedgerArray, LedgerEntry, LedgerError, head_path, verify
+from clients.site.ledger import Ledger
+from clients.site.ledger_check import head_path, verify
+from clients.site.ledger_lines import Head, LedgerArray, LedgerEntry, LedgerError
 
 
 def entry(number: int) -> LedgerEntry:
@@ -207,7 +209,8 @@ def test_a_full_disk_keeps_the_answer_in_and_the_chain_whole(tmp_path: Path) -> 
     path = write(tmp_path, 2)
     code = (
         "import sys, signal, resource; sys.path[:0] = sys.argv[2:]; from pathlib import Path\n"
-        "from test_ledger import entry; from clients.site.ledger import Ledger, LedgerError\n"
+        "from test_ledger import entry; from clients.site.ledger import Ledger\n"
+        "from clients.site.ledger_lines import LedgerError\n"
         "ledger = Ledger(Path(sys.argv[1])); size = ledger.path.stat().st_size + 100\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))\n"
         "for _ in range(2):\n"

@@ -147,7 +147,8 @@ def policy(folder: SiteFolder) -> Iterator[Finding]:
 
 def ledger(folder: SiteFolder) -> Iterator[Finding]:
     """Look whether the ledger is whole."""
-    from clients.site.ledger import LedgerError, verify
+    from clients.site.ledger_check import verify
+    from clients.site.ledger_lines import LedgerError
 
     try:
         found = verify(folder.ledger)
