@@ -19,8 +19,9 @@ from fedgraft.data.settings import ArraysSettings
 from fedgraft.deployed_runs import submit
 from fedgraft.deployment.kits import ServerFolder, SiteFolder, read_server, read_site
 from fedgraft.deployment.logs import start_log
+from fedgraft.deployment.plan import Plan
 from fedgraft.deployment.processes import known_bundle
-from fedgraft.deployment.provision import Plan, provision
+from fedgraft.deployment.provision import provision
 from fedgraft.deployment.settings import (
     FederationServer,
     FederationSettings,

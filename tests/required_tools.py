@@ -12,7 +12,7 @@ from typing import NoReturn
 
 import pytest
 
-DEBIAN_PACKAGES = {"nginx": "nginx-light", "ssh-keygen": "openssh-client"}
+DEBIAN_PACKAGES = {"nginx": "nginx-light", "ssh-keygen": "openssh-client", "ip": "iproute2"}
 """The package of Debian and Ubuntu that brings a program, where it has another name."""
 
 

@@ -11,7 +11,7 @@ import typer
 from fedgraft.commands.terminal import JsonOption, err, escaped, out, shown, table
 
 if TYPE_CHECKING:
-    from fedgraft.deployment.provision import Done
+    from fedgraft.deployment.plan import Done
 
 NameOption = list[str]
 
@@ -43,7 +43,7 @@ def provision(
     """
     from clients.site.settings import PolicySettings
     from fedgraft.deployment.kits import read_federation
-    from fedgraft.deployment.provision import Plan
+    from fedgraft.deployment.plan import Plan
     from fedgraft.deployment.provision import provision as make_kits
     from fedgraft.settings_files.write import commented
 

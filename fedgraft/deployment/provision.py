@@ -11,13 +11,11 @@ import datetime
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from fedgraft.deployment import server_kit
 from fedgraft.deployment.certificates import (
     CertificateError,
-    Facts,
     Issued,
     facts_of,
     make_authority,
@@ -25,71 +23,13 @@ from fedgraft.deployment.certificates import (
     read_file,
 )
 from fedgraft.deployment.kits import ServerFolder, read_server
+from fedgraft.deployment.plan import AUTHORITY, SERVER, Done, Plan, ProvisionError, check_changes, check_new
 from fedgraft.deployment.readme import authority_readme
 from fedgraft.deployment.secret_files import private_folder, write_private, write_public
-from fedgraft.deployment.settings import FederationSettings, FederationSite
+from fedgraft.deployment.settings import FederationSite
 from fedgraft.deployment.site_keys import KeyFileError, KeyPair, checked_public_key, fingerprint, make_key
 from fedgraft.deployment.site_kit import SiteParts, site_settings, weights_file, write_site_kit
-from fedgraft.errors import Fault, FedGraftError, SettingsError, StoreError, listed, nearest
-
-SERVER, AUTHORITY = "server", "authority"
-
-
-class ProvisionError(FedGraftError):
-    """Kits that can't be made or changed as asked."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What is asked for.
-
-    Attributes:
-        federation: the federation.
-        out: folder of the kits.
-        policy: the text of the sites' `policy.yaml`.
-        public_keys: folder of `<site>.pub`, for sites that made their own keys.
-        authority: folder of the authority's key; None: `authority` below `out`.
-        renew: make a new certificate for the server.
-        revoke: sites that may join no more.
-        replace_keys: sites that get a new key and a new kit.
-        backbone_digest: of the federation's backbone; None if it names none.
-    """
-
-    federation: FederationSettings
-    out: Path
-    policy: str
-    public_keys: Path | None = None
-    authority: Path | None = None
-    renew: bool = False
-    revoke: tuple[str, ...] = ()
-    replace_keys: tuple[str, ...] = ()
-    backbone_digest: str | None = None
-
-    @property
-    def authority_folder(self) -> Path:
-        """Where the authority's key lies."""
-        return self.authority or self.out / AUTHORITY
-
-
-@dataclass
-class Done:
-    """What was done, for the terminal.
-
-    Attributes:
-        made: kits that are new.
-        kept: kits that were there and were left as they are.
-        revoked: sites that may join no more.
-        fingerprints: of every site's key.
-        certificates: the authority's and the server's.
-        notes: what the user should know.
-    """
-
-    made: list[str] = field(default_factory=list)
-    kept: list[str] = field(default_factory=list)
-    revoked: list[str] = field(default_factory=list)
-    fingerprints: dict[str, str] = field(default_factory=dict)
-    certificates: dict[str, Facts] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
+from fedgraft.errors import Fault, SettingsError, StoreError, listed
 
 
 def provision(plan: Plan) -> Done:
@@ -101,52 +41,16 @@ def provision(plan: Plan) -> Done:
     done = Done()
     new = not (plan.out / SERVER / "server.yaml").exists()
     if new:
-        _check_new(plan)
+        check_new(plan)
         keys = _keys_for(plan, plan.federation.sites)
         with _in_place(plan.out) as folder:
             _make_all(plan, folder, keys, done)
     else:
         server = read_server(plan.out / SERVER)
-        _check_changes(plan, server)
+        check_changes(plan, server)
         _change(plan, server, done)
     _look_at(plan, read_server(plan.out / SERVER), done)
     return done
-
-
-def _check_new(plan: Plan) -> None:
-    """Refuse what makes no sense before there are kits."""
-    for option, given in (("--renew", plan.renew), ("--revoke", plan.revoke), ("--replace-key", plan.replace_keys)):
-        if given:
-            raise ProvisionError(f"{option} changes kits, and there are none in {plan.out}; give the folder with --out")
-    if plan.out.exists() and (not plan.out.is_dir() or any(plan.out.iterdir())):
-        raise ProvisionError(f"{plan.out} holds other things than kits; choose a new folder with --out")
-
-
-def _check_changes(plan: Plan, server: ServerFolder) -> None:
-    """Refuse changes that can't be meant."""
-    federation, settings = plan.federation, server.settings
-    if federation.name != settings.name:
-        raise ProvisionError(
-            f"the kits in {plan.out} are of the federation '{settings.name}', not of '{federation.name}'; "
-            "choose another folder with --out"
-        )
-    known, planned = {site.name for site in settings.sites}, {site.name for site in federation.sites}
-    for option, names in (("--revoke", plan.revoke), ("--replace-key", plan.replace_keys)):
-        for name in names:
-            if name not in known:
-                raise ProvisionError(
-                    f"{option} {name}: no such site may join; those are {listed(sorted(known)) or 'none'}"
-                    f"{nearest(name, known)}"
-                )
-    for name in plan.revoke:
-        if name in planned:
-            raise ProvisionError(
-                f"--revoke {name}: federation.yaml still has this site, so that the next call would let it in again; "
-                f"remove it there first, or give it a new key with --replace-key {name}"
-            )
-    for name in plan.replace_keys:
-        if name not in planned:
-            raise ProvisionError(f"--replace-key {name}: federation.yaml has no such site; add it, or --revoke {name}")
 
 
 def _make_all(plan: Plan, folder: Path, keys: Mapping[str, KeyPair | bytes], done: Done) -> None:
@@ -201,8 +105,10 @@ def _change(plan: Plan, server: ServerFolder, done: Done) -> None:
         server_kit.write_certificate(server.folder, renewed)
         server_kit.write_texts(server.folder, server.settings)
         done.made.append("server.pem, server.key")
-    if added or plan.revoke or renewed:
+    if renewed:
         done.notes.append("restart the server for this to count: `systemctl restart fedgraft-server`; runs go on")
+    elif added or plan.revoke:
+        done.notes.append("at the server, for this to count while it runs: `fedgraft server sites KIT`, or restart it")
 
 
 def _write_site(plan: Plan, folder: Path, site: FederationSite, key: KeyPair | bytes, authority: bytes) -> None:

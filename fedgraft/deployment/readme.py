@@ -104,8 +104,9 @@ cp fedgraft-server.service /etc/systemd/system/ && systemctl enable --now fedgra
 Then run a scenario, as the same user: `fedgraft submit SCENARIO --kit {kits}/server`. `fedgraft status --kit
 {kits}/server` shows who is there.
 
-After a change of `sites/` or `server.yaml` (a site was added or revoked) restart the server: runs go on from their last
-checkpoint. Back up this folder, `server.key` and `superexec.secret` as secrets.
+After a change of `sites/` and `server.yaml` (a site was added or revoked): `fedgraft server sites {kits}/server`; it
+counts at once, without a restart. After other changes restart the server: runs go on from their last checkpoint.
+Back up this folder, `server.key` and `superexec.secret` as secrets.
 """
 
 _AUTHORITY = """\
