@@ -169,15 +169,12 @@ def fleet(
             site_programs(_reaching(site, port_of_sites), stack.enter_context(reserved_port()), bundle)
             for site in sites
         ]
-        superlink, *others = server_programs(server, nginx)
-        supervisor.start_together(
-            [superlink, *(_named(group[0], site) for group, site in zip(groups, sites, strict=True))]
-        )
+        named = [[_named(program, site) for program in group] for group, site in zip(groups, sites, strict=True)]
+        superlink, superexec, *proxy = server_programs(server, nginx)
+        supervisor.start_together([superlink, *proxy, *(host for host, _, _ in named)])
         with Control(server) as control:
             register(control, log)
-        supervisor.start_together(others)
-        for place in (1, 2):  # SuperNodes, then messengers
-            supervisor.start_together([_named(group[place], site) for group, site in zip(groups, sites, strict=True)])
+        supervisor.start_together([superexec, *(program for _, *others in named for program in others)])
         yield Fleet(server, sites, chosen, supervisor, nginx is not None)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import time
@@ -34,7 +35,7 @@ def running_fleet(policy: str = "", log_file: Path | None = None, **scenario: An
     with tempfile.TemporaryDirectory(prefix="fg-", dir="/tmp") as folder:
         log_file = log_file or Path(os.environ.get("FLEET_LOG", f"{folder}/log"))
         with fleet(Path(folder), THREE, chosen, policy, log_file) as running:
-            yield running
+            yield dataclasses.replace(running, scenario=chosen)  # on the stand-in data, that is what is run
             started = set(running.supervisor.process_ids().values())
             started |= {below for pid in started for below in descendants(pid)}
         deadline = time.monotonic() + 5  # who was killed is gone when the kernel says so
