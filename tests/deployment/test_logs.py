@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,9 +17,10 @@ from fedgraft.deployment.settings import LogSettings
 def file(tmp_path: Path) -> Iterator[Path]:
     """Yield the path of a log, below a folder that is not there yet, and close it afterwards."""
     yield tmp_path / "log" / "site.log"
-    log = start_log(LogSettings())
+    log = logging.getLogger("fedgraft.processes")
     for handler in log.handlers:
         handler.close()
+    log.handlers.clear()
 
 
 def test_files_rotate_and_the_oldest_are_removed(file: Path) -> None:
