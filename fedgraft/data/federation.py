@@ -144,13 +144,19 @@ def _divided(samples: Samples, settings: DataSettings, seed: int) -> Federation:
         seed,
         validation_fraction=settings.validation_fraction,
         max_samples=settings.max_samples_per_client,
+        few=None if settings.max_train_per_class is None else (_classes_of(samples), settings.max_train_per_class),
     )
     notes = [*samples.notes, *assignment.notes]
     if samples.is_test is not None and settings.test_fraction > 0:
         notes.append(f"the source's own test part ({len(test)} samples) is the central test; test_fraction is ignored")
+    if settings.max_train_per_class is not None:
+        notes.append(
+            f"no client trains on more than {settings.max_train_per_class} samples of a class (max_train_per_class)"
+        )
     capped = int((assignment.members.counts > (settings.max_samples_per_client or np.inf)).sum())
     if capped:
-        left_out = len(assignment.members.indices) - len(train.indices) - len(validation.indices)
+        kept = np.minimum(assignment.members.counts, settings.max_samples_per_client or np.inf)
+        left_out = int((assignment.members.counts - kept).sum())
         notes.append(
             f"{capped} of {len(train)} clients cut to {settings.max_samples_per_client} samples "
             f"(max_samples_per_client); {left_out:,} samples left out"
@@ -181,18 +187,54 @@ def split(
     *,
     validation_fraction: float,
     max_samples: int | None = None,
+    few: tuple[NDArray[np.int64], int] | None = None,
 ) -> tuple[Ragged, Ragged]:
     """Split each client's samples into train and validation; no client's split depends on another client.
 
     A client's split is a pure function of the seed, its name and its samples. Of `n` samples (after the cap)
     `floor(validation_fraction * n + 0.5)` go to validation, but one at least stays for training.
+
+    Args:
+        members: each client's samples.
+        client_names: of the clients.
+        seed: the scenario's.
+        validation_fraction: see above.
+        max_samples: cap on a client's samples.
+        few: the class of each of all samples, and how many training samples of a class a client keeps.
     """
     ranks = _ranks(members, key(seed, "validation part", 0, name_keys(client_names)))
     counts = members.counts if max_samples is None else np.minimum(members.counts, max_samples)
     sizes = np.minimum(np.floor(validation_fraction * counts + 0.5), np.maximum(counts - 1, 0))
     in_validation = ranks < np.repeat(sizes, members.counts)
     in_train = ~in_validation & (ranks < np.repeat(counts, members.counts))
+    if few is not None:
+        classes, most = few
+        drawn = np.flatnonzero(in_train)
+        owners, own = members.owners[drawn], classes[members.indices[drawn]]
+        in_train[drawn] = _first_of_each(owners, own, ranks[drawn], most)
     return members.keep(in_train), members.keep(in_validation)
+
+
+def _first_of_each(
+    owners: Indices, classes: NDArray[np.int64], ranks: NDArray[np.int64], most: int
+) -> NDArray[np.bool_]:
+    """Return which samples are among the first `most` by rank of their owner's samples of their class."""
+    order = np.lexsort((ranks, classes, owners))
+    starts = np.ones(len(order), dtype=np.bool_)
+    starts[1:] = (np.diff(owners[order]) != 0) | (np.diff(classes[order]) != 0)
+    places = np.arange(len(order))
+    chosen = np.zeros(len(order), dtype=np.bool_)
+    chosen[order] = places - np.maximum.accumulate(np.where(starts, places, 0)) < most
+    return chosen
+
+
+def _classes_of(samples: Samples) -> NDArray[np.int64]:
+    if samples.task != "classes":
+        raise DataError(
+            f"data.max_train_per_class counts samples of a class, but the task is '{samples.task}'; leave it out, or "
+            "cap whole clients by max_samples_per_client"
+        )
+    return samples.targets.astype(np.int64)
 
 
 def _ranks(lists: Ragged, keys: NDArray[np.uint64]) -> NDArray[np.int64]:

@@ -230,6 +230,8 @@ class DataSettings(Settings):
     """Part of all samples held out for the central test, before the split; an official test part goes first."""
     max_samples_per_client: int | None = Field(default=None, ge=1)
     """Cap on a client's samples (train and validation together); the rest is left out."""
+    max_train_per_class: int | None = Field(default=None, ge=1)
+    """Cap on a client's training samples of each class, for few-shot studies; the rest is left out."""
 
     @property
     def at_sites(self) -> bool:

@@ -145,6 +145,31 @@ def test_a_cap_holds_and_is_said(build: Build) -> None:
     assert federation.notes[0] == ("4 of 4 clients cut to 10 samples (max_samples_per_client); 360 samples left out")
 
 
+def test_few_shots_of_each_class_are_drawn(build: Build) -> None:
+    """Each client keeps 2 training samples of each class that it has so many of; its validation part stays."""
+    whole = build(TABLE, {"name": "iid", "clients": 4}, test_fraction=0)
+    few = build(TABLE, {"name": "iid", "clients": 4}, test_fraction=0, max_train_per_class=2)
+    targets = whole.samples.targets
+    for number in range(4):
+        kept, before = few.train.of(number), whole.train.of(number)
+        assert np.isin(kept, before).all()
+        had = np.bincount(targets[before])
+        assert np.bincount(targets[kept], minlength=len(had)).tolist() == np.minimum(had, 2).tolist()
+        assert few.validation.of(number).tolist() == whole.validation.of(number).tolist()
+    firsts = np.concatenate(
+        [whole.train.of(0)[targets[whole.train.of(0)] == label][:2] for label in np.unique(targets)]
+    )
+    assert sorted(firsts.tolist()) != sorted(few.train.of(0).tolist())  # a draw, not the first in the file
+    assert any("more than 2 samples of a class (max_train_per_class)" in note for note in few.notes)
+
+
+def test_few_shots_need_classes(build: Build, tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", features=np.eye(8), labels=np.linspace(0, 1, 8))
+    source = {"name": "arrays", "path": str(tmp_path / "a.npz"), "task": "real"}
+    with pytest.raises(DataError, match=r"max_train_per_class counts samples of a class, but the task is 'real'"):
+        build(source, {"name": "iid", "clients": 2}, max_train_per_class=1)
+
+
 def test_empty_and_single_class_clients_are_kept_and_said(build: Build) -> None:
     federation = build(TABLE, {"name": "dirichlet", "clients": 60, "alpha": 0.02})
     sizes = federation.train.counts + federation.validation.counts
