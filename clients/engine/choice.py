@@ -4,14 +4,13 @@ The cost model is a formula of shapes, never a timing, so that every machine cho
 that were fitted, once, to `benchmarks/forms.py` on one AVX2 core (Zen 3); only the order of two costs counts. With `n`
 samples, `D` features, `C` outputs, `S` steps and `v` samples in all of them (epochs x n):
 
-- dual: `4200 S + v n (3.5 + 0.14 C) + 8.4 v C` for the steps, whose rows of the Gram matrix cost more to fetch than to
-  multiply; `n D (1.7 + 0.08 C)` for the outputs at the start and the update; and `0.021 n^2 D / ROUNDS` for the Gram
-  matrix, which is computed once and serves all rounds;
-- primal: `9000 S + v D (0.42 + 0.005 C) + 30 v C + 4.8 S D C` for the steps, of which copies of the head, read and
-  written, are the most; and `3.3 n D` to fetch the features.
+- dual: `3400 S + v n (0.89 + 0.21 C) + 18 v C` for the steps; `n D (1.7 + 0.037 C)` for the outputs at the start and
+  the update; and `0.021 n^2 D / ROUNDS` for the Gram matrix, which is computed once and serves all rounds;
+- primal: `4300 S + v D (2.3 + 0.035 C) + 29 v C + 3.6 S D C` for the steps, of which copies of the head, read and
+  written, are the most; and `0.69 n D` to fetch the features.
 
-Of 30 shapes (5 to 2,000 samples, 256 and 1,280 features, 2 to 100 outputs) it chose the faster form for all; predicted
-and measured ratios of the two differ by a third at most in 28.
+Of 88 shapes (5 to 2,000 samples, 256 and 1,280 features, 2 to 100 outputs) its choice takes at most 1.07 times as long
+as the faster form; predicted and measured ratios of the two differ by a third at most in 77.
 """
 
 from __future__ import annotations
@@ -83,16 +82,16 @@ def cost(form: Form, size: int, feature_dim: int, num_outputs: int, train: Train
         visits = min(visits, (train.local_epochs or 1) * size)  # an epoch's last batch may be smaller
     if form == "dual":
         return (
-            4200 * steps
-            + visits * (size * (3.5 + 0.14 * num_outputs) + 8.4 * num_outputs)
-            + size * feature_dim * (1.7 + 0.08 * num_outputs)
+            3400 * steps
+            + visits * (size * (0.89 + 0.21 * num_outputs) + 18 * num_outputs)
+            + size * feature_dim * (1.7 + 0.037 * num_outputs)
             + 0.021 * size * size * feature_dim / ROUNDS
         )
     return (
-        9000 * steps
-        + visits * (feature_dim * (0.42 + 0.005 * num_outputs) + 30 * num_outputs)
-        + 4.8 * steps * feature_dim * num_outputs
-        + 3.3 * size * feature_dim
+        4300 * steps
+        + visits * (feature_dim * (2.3 + 0.035 * num_outputs) + 29 * num_outputs)
+        + 3.6 * steps * feature_dim * num_outputs
+        + 0.69 * size * feature_dim
     )
 
 
