@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from clients.placement import place
 from clients.replies import Shapes
 from clients.settings import ClientPart
 from clients.training import LocalTask
+from clients.tuning import tuning_of
 from fedgraft.attackers import attackers
 from fedgraft.compute_settings import Device
 from fedgraft.data.ragged import Ragged
@@ -49,14 +50,16 @@ class Asked:
     """What a request to train or evaluate is about, checked.
 
     Attributes:
-        features: `(num_samples, feature_dim)` of all samples.
-        head: the head that was received.
+        features: `(num_samples, feature_dim)` of all samples; activations at the cut past which blocks are trained.
+        head: the head that was received, and the blocks with it.
         index: `(num_clients,)` which clients, ascending positions among the host's.
+        objective: what the head is for, and which blocks lie before it.
     """
 
     features: NDArray[Any]
     head: Arrays
     index: NDArray[np.int64]
+    objective: Objective
 
     @property
     def shapes(self) -> Shapes:
@@ -117,17 +120,26 @@ class Members:
         """What trains and evaluates heads; named late, since torch takes long to import."""
         return device_of(self._device_name)
 
-    def asked(self, weights_digest: str, groups: Groups) -> Asked:
+    def asked(self, weights_digest: str, groups: Groups, round_number: int) -> Asked:
         """Return what a request is about: the features by its backbone, its head, and the clients that it names.
 
         Raises:
             WireError: this host does not have those weights, or the head or the clients are not of this scenario.
         """
-        features = self.features(weights_digest)
+        unfreeze = self.part.unfreeze
+        cut = None if unfreeze is None else unfreeze.cut_at(round_number)
+        if cut is None:
+            inputs, objective = self.features(weights_digest), self.objective
+            shapes = head_shapes(self.part.head, inputs.shape[1], objective.num_outputs)
+        else:
+            self._use(weights_digest)
+            unfrozen = self.workspace.unfrozen(cut)
+            inputs, objective = unfrozen.activations, replace(self.objective, blocks=unfrozen.blocks)
+            shapes = head_shapes(self.part.head, unfrozen.blocks.feature_dim, objective.num_outputs)
+            shapes |= unfrozen.blocks.shapes
         head = groups.get("head")
-        shapes = head_shapes(self.part.head, features.shape[1], self.objective.num_outputs)
         expect(head, shapes, "the request's head", np.dtype(np.float32))
-        return Asked(features, head or {}, self.index(groups))
+        return Asked(inputs, head or {}, self.index(groups), objective)
 
     def index(self, groups: Groups) -> NDArray[np.int64]:
         """Return the clients that a request names, as positions in the host's description.
@@ -156,6 +168,11 @@ class Members:
         Raises:
             WireError: this host does not have those weights.
         """
+        self._use(weights_digest)
+        return self.workspace.features
+
+    def _use(self, weights_digest: str) -> None:
+        """Take the run's own backbone and no other."""
         if weights_digest != self._weights_digest:
             own = self.own_digests()
             if weights_digest not in own:
@@ -165,7 +182,6 @@ class Members:
                 )
             self._weights_digest = weights_digest
         self.workspace.use_weights(None if weights_digest == self._local_digest else weights_digest)
-        return self.workspace.features
 
     def targets_of(self, round_number: int) -> NDArray[Any]:
         """Return the targets that clients train on, of all samples."""
@@ -193,8 +209,15 @@ class Members:
         """Return the rows of each client's training part."""
         return [self.workspace.federation.train.of(int(client)) for client in self.clients[index]]
 
+    def task_of(self, asked: Asked, round_number: int) -> LocalTask:
+        """Return what clients train in a round for a request, blocks of the backbone included."""
+        task, blocks = self.task(round_number), asked.objective.blocks
+        if blocks is None or self.part.unfreeze is None:
+            return task
+        return replace(task, objective=asked.objective, tuning=tuning_of(self.part.unfreeze, blocks, round_number))
+
     def task(self, round_number: int) -> LocalTask:
-        """Return what clients train in a round."""
+        """Return what clients train of the head in a round."""
         part = self.part
         return LocalTask(self.objective, part.train, part.seed, round_number, part.server.rounds)
 

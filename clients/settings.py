@@ -23,6 +23,7 @@ from fedgraft.features.settings import FeatureSettings
 from fedgraft.models.head_settings import HeadSettings
 from fedgraft.models.loss_settings import LossSettings
 from fedgraft.models.settings import BackboneSettings
+from fedgraft.models.unfreeze_settings import UnfreezeSettings
 from fedgraft.settings import Settings, named, setting_fault
 from fedgraft.simulation.settings import ResolvedShards
 
@@ -199,6 +200,7 @@ class ClientPart(Settings):
     head: HeadSettings
     loss: LossSettings
     train: TrainSettings
+    unfreeze: UnfreezeSettings | None = None
     strategy: StrategyPart = StrategyPart()
     attack: AttackSettings | None = None
     server: RoundsPart

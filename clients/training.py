@@ -3,25 +3,29 @@
 A local step is: mean loss over the batch; its gradient, clipped; then what the client half adds (a control
 variate, a proximal term); then weight decay and the optimiser's rule, as `torch.optim` does them. A half that climbs
 takes the gradient at `w + rho g / |g|` in place of that at `w`, of which `g` is the gradient; all else is done at `w`.
+Blocks of the backbone that are trained with the head are arrays as its own, with rates of their own; see
+`clients.tuning`.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clients.halves import Adjust, Control
 from clients.settings import Adam, AdamW, OptimizerSettings, TrainSettings
+from clients.tuning import Tuning
 from fedgraft.errors import TrainingError
 from fedgraft.evaluation import Objective
 from fedgraft.metrics import sample_scores
-from fedgraft.models.heads import forward
 from fedgraft.models.losses import mean_loss, sample_losses
 from fedgraft.randomness import key, orders
+from fedgraft.threads import in_order
 
 if TYPE_CHECKING:
     import torch
@@ -41,6 +45,7 @@ class LocalTask:
         round_number: the round.
         num_rounds: of the whole run.
         ascent: rho, how far a step climbs before it takes its gradient; 0: it takes it where it stands.
+        tuning: what is otherwise for blocks of the backbone that are trained.
     """
 
     objective: Objective
@@ -49,6 +54,7 @@ class LocalTask:
     round_number: int
     num_rounds: int
     ascent: float = 0.0
+    tuning: Tuning = field(default_factory=Tuning)
 
     @property
     def learning_rate(self) -> float:
@@ -98,9 +104,9 @@ def epoch_batches(order: NDArray[np.int64], batch_size: int, drop_last: bool) ->
 
 
 def build_optimizer(
-    settings: OptimizerSettings, learning_rate: float, parameters: list[torch.Tensor]
+    settings: OptimizerSettings, learning_rate: float, parameters: list[torch.Tensor] | list[dict[str, Any]]
 ) -> torch.optim.Optimizer:
-    """Return the optimiser, with a fresh state."""
+    """Return the optimiser of parameters, or of groups of them as torch takes them, with a fresh state."""
     import torch
 
     if isinstance(settings, Adam | AdamW):
@@ -134,7 +140,7 @@ def train_client(
     Args:
         task: what is the same for every client.
         start: the head that was received; not changed.
-        features: `(num_samples, feature_dim)` of the client's training part.
+        features: `(num_samples, feature_dim)` of the client's training part, or activations for blocks.
         targets: as `fedgraft.models.losses.target_tensor` gives them.
         client_key: the client's key for its order of batches.
         adjust: the client half.
@@ -142,7 +148,9 @@ def train_client(
     import torch
 
     parameters = {name: value.clone().requires_grad_() for name, value in start.items()}
-    optimizer = build_optimizer(task.train.optimizer, task.learning_rate, list(parameters.values()))
+    settings = task.train.optimizer
+    groups = task.tuning.groups(parameters, task.learning_rate, settings.weight_decay)
+    optimizer = build_optimizer(settings, task.learning_rate, groups)
     num_steps, num_seen, total_loss = 0, 0, 0.0
     for batch in batches(task, client_key, len(features)):
         rows = torch.from_numpy(batch)
@@ -157,6 +165,7 @@ def train_client(
         if task.train.clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(list(parameters.values()), task.train.clip_norm)
         adjust(parameters, start)
+        task.tuning.add_pull(parameters)
         optimizer.step()
         num_steps += 1
         num_seen += len(batch)
@@ -169,7 +178,7 @@ def _backward(
     objective: Objective, parameters: Mapping[str, torch.Tensor], features: torch.Tensor, targets: torch.Tensor
 ) -> torch.Tensor:
     """Return a batch's mean loss; its gradient stands at the parameters then."""
-    losses = sample_losses(forward(objective.head, parameters, features), targets, objective.loss)
+    losses = sample_losses(objective.outputs(parameters, features), targets, objective.loss)
     mean = mean_loss(losses, targets, objective.loss)
     mean.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
     return mean
@@ -232,8 +241,9 @@ def train_one_by_one(
     names: Sequence[str],
     adjust: Adjust,
     control: Control | None = None,
+    threads: int = 1,
 ) -> Iterator[TrainedClient]:
-    """Train clients one after another; yield each, without those that have no samples.
+    """Train clients one after another; yield each in turn, without those that have no samples.
 
     Args:
         task: what is the same for every client.
@@ -243,20 +253,22 @@ def train_one_by_one(
         names: their names, for errors.
         adjust: the client half.
         control: control variates, which are added before `adjust` adds.
+        threads: clients that train side by side; no bit depends on it.
 
     Raises:
         TrainingError: a client's head is not finite after its training.
     """
-    for turn, (features, targets) in enumerate(samples):
+
+    def one(turn: int, features: torch.Tensor, targets: torch.Tensor) -> TrainedClient | None:
         if not len(features):
-            continue
+            return None
         variate, both = (None, adjust) if control is None else control.of(turn, adjust)
         result = train_client(task, start, features, targets, int(keys[turn]), both)
         if not all(bool(value.isfinite().all()) for value in result.parameters.values()):
             raise diverged(task, names[turn], result.num_steps)
         update = {name: value - start[name] for name, value in result.parameters.items()}
         before, after = (_fit(task.objective, head, features, targets) for head in (start, result.parameters))
-        yield TrainedClient(
+        return TrainedClient(
             turns=np.array([turn]),
             num_samples=np.array([len(features)]),
             num_steps=np.array([result.num_steps]),
@@ -270,12 +282,20 @@ def train_one_by_one(
             else {"control": control.keep(turn, variate, update)},
         )
 
+    jobs = (functools.partial(one, turn, *own) for turn, own in enumerate(samples))
+    results = (job() for job in jobs) if threads == 1 else in_order(jobs, threads)
+    yield from (result for result in results if result is not None)
+
 
 def _fit(
     objective: Objective, parameters: Mapping[str, torch.Tensor], features: torch.Tensor, targets: torch.Tensor
 ) -> NDArray[np.float64]:
     """Return a head's mean loss and mean score over a client's training samples, `(2,)`."""
-    outputs = forward(objective.head, parameters, features)
+    import torch
+
+    with torch.inference_mode():
+        chunks = [objective.outputs(parameters, rows) for rows in torch.split(features, objective.rows_a_chunk)]
+        outputs = torch.cat(chunks) if len(chunks) > 1 else chunks[0]
     losses = sample_losses(outputs, targets, objective.loss)
     actual = targets.argmax(1) if objective.task == "classes" and targets.dim() == 2 else targets
     scores = sample_scores(outputs.numpy(), actual.numpy(), objective.task)

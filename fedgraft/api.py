@@ -311,8 +311,28 @@ def prepare(scenario: Scenario, keep_data: bool = False) -> tuple[dict[str, floa
     started = time.perf_counter()
     report("phase", name="features")
     feature_dim = int(workspace.features.shape[1])
+    if scenario.unfreeze is not None:
+        check_cuts(scenario)
+        cut = scenario.unfreeze.cut_at(1)
+        if cut is not None:
+            workspace.unfrozen(cut)
     seconds["features"] = time.perf_counter() - started
     return seconds, feature_dim
+
+
+def check_cuts(scenario: Scenario) -> None:
+    """Refuse blocks to train that the backbone does not have.
+
+    Raises:
+        ScenarioError: says which cuts there are.
+    """
+    from fedgraft.models.registry import describe
+
+    if scenario.unfreeze is not None:
+        info = describe(scenario.backbone)
+        fault = scenario.unfreeze.fault(info.cuts, info.cut)
+        if fault is not None:
+            raise ScenarioError(scenario.name, [Fault(*fault)])
 
 
 def quieten(verbose: bool) -> None:

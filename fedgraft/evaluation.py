@@ -21,18 +21,37 @@ from fedgraft.threads import in_order
 if TYPE_CHECKING:
     import torch
 
+    from fedgraft.models.blocks import Blocks
+
 ROWS_A_CHUNK = 4096
 """Rows whose features are in memory at once: of 1,280 float32 features 21 MB; 65,536 took no less time."""
+
+ACTIVATIONS_A_CHUNK = 64
+"""Rows that are evaluated at once where they go through blocks of the backbone."""
 
 
 @dataclass(frozen=True)
 class Objective:
-    """What a head is and is for: its kind, the resolved loss, what the targets are, and how many outputs."""
+    """What a head is and is for: its kind, the resolved loss, what the targets are, and how many outputs.
+
+    With `blocks` what goes in are activations at an earlier cut, and blocks of the backbone lie before the head.
+    """
 
     head: HeadSettings
     loss: LossSettings
     task: Task
     num_outputs: int
+    blocks: Blocks | None = None
+
+    def outputs(self, parameters: Mapping[str, torch.Tensor], inputs: torch.Tensor) -> torch.Tensor:
+        """Return outputs `(num_samples, num_outputs)` of features, or of activations where there are blocks."""
+        features = inputs if self.blocks is None else self.blocks.features(parameters, inputs)
+        return forward(self.head, parameters, features)
+
+    @property
+    def rows_a_chunk(self) -> int:
+        """Rows that are evaluated at once."""
+        return ROWS_A_CHUNK if self.blocks is None else ACTIVATIONS_A_CHUNK
 
 
 @dataclass(frozen=True)
@@ -60,14 +79,15 @@ def evaluate_rows(
     device: torch.device | None = None,
     with_confidence: bool = False,
 ) -> Evaluated:
-    """Return the metrics of a head on the given rows of features `(num_samples, feature_dim)`.
+    """Return the metrics of a head on the given rows of features `(num_samples, feature_dim)`, or of activations.
 
     Chunks of rows are evaluated side by side by some threads, on whose number no bit depends. With confidence the sums
     also say, of classes, how sure the head was; that costs more than the rest of them.
     """
     shapes = metric_shapes(objective.task, objective.num_outputs, with_confidence)
     empty = {name: np.zeros(shape) for name, shape in shapes.items()}
-    chunks = (rows[first : first + ROWS_A_CHUNK] for first in range(0, len(rows), ROWS_A_CHUNK))
+    at_once = objective.rows_a_chunk
+    chunks = (rows[first : first + at_once] for first in range(0, len(rows), at_once))
     evaluate = functools.partial(_evaluate_chunk, features, targets, parameters, objective, device, with_confidence)
     jobs = (functools.partial(evaluate, chunk) for chunk in chunks)
     parts = [Evaluated(empty, np.zeros(0), np.zeros(0)), *in_order(jobs, threads)]
@@ -90,7 +110,7 @@ def _evaluate_chunk(
     inputs = torch.from_numpy(np.asarray(features[rows], dtype=np.float32)).to(device)
     head = {name: value.to(device) for name, value in as_tensors(parameters).items()}
     with torch.inference_mode():
-        outputs = forward(objective.head, head, inputs)
+        outputs = objective.outputs(head, inputs)
         wanted = target_tensor(actual, task, reported, objective.num_outputs).to(device)
         losses = sample_losses(outputs, wanted, reported).double().cpu().numpy()
     values = outputs.cpu().numpy()

@@ -15,12 +15,14 @@ from fedgraft.errors import ModelError, StoreError
 from fedgraft.model_card import Card
 from fedgraft.models import kept
 from fedgraft.models.backbone import Backbone, Identity, freeze
+from fedgraft.models.blocks import split_arrays
 from fedgraft.models.head_settings import HeadSettings
 from fedgraft.models.heads import as_tensors, forward, head_shapes
 from fedgraft.models.losses import Task, resolve_loss
 from fedgraft.models.registry import IDENTITY, describe, load
 from fedgraft.models.settings import BackboneSettings
-from fedgraft.models.weights import fill, state_arrays
+from fedgraft.models.unfreeze_settings import UnfreezeSettings
+from fedgraft.models.weights import fill, state_arrays, weights_digest
 from fedgraft.tensor_files import read_tensors, save_tensors
 
 if TYPE_CHECKING:
@@ -122,7 +124,8 @@ def trained_model(run: Run) -> TrainedModel:
         StoreError: the run is not finished or its files don't fit together.
         ModelError: the backbone can't be had, or has other weights than it had then.
     """
-    summary, scenario, arrays = run.summary, run.scenario, run.head
+    summary, scenario = run.summary, run.scenario
+    arrays, blocks = split_arrays(run.head)
     backbone = _backbone(scenario.backbone, summary.get("weights_digest"), run.directory)
     task: Task = summary["task"]
     labels = tuple(summary["label_names"])
@@ -135,6 +138,8 @@ def trained_model(run: Run) -> TrainedModel:
             f"{run.directory / 'head.safetensors'} holds {came}; the run's scenario and backbone need {expected}; "
             "it is another run's head, or damaged"
         )
+    if blocks:
+        backbone = _with_blocks(backbone, blocks, scenario.unfreeze, summary["rounds"])
     card = Card(
         name=scenario.name,
         run_id=str(run.facts["run_id"]),
@@ -217,6 +222,26 @@ def _backbone(settings: BackboneSettings, digest: str | None, directory: Path) -
         f"the run in {directory} was trained on {settings.name} with weights {str(digest)[:12]}, but "
         f"`weights: {settings.weights}` gives {str(came)[:12]} here; put the weights of the run back"
     )
+
+
+def _with_blocks(
+    backbone: Backbone | Identity,
+    blocks: Mapping[str, NDArray[Any]],
+    unfreeze: UnfreezeSettings | None,
+    round_number: int,
+) -> Backbone:
+    """Return the backbone with the blocks that were trained in place of the pretrained ones.
+
+    Raises:
+        StoreError: the run's scenario trains none.
+        ModelError: they are not those of this backbone.
+    """
+    cut = None if unfreeze is None else unfreeze.cut_at(round_number)
+    if cut is None or isinstance(backbone, Identity):
+        raise StoreError("the run's head comes with trained blocks, of which its scenario knows nothing; it is damaged")
+    backbone.blocks(cut).fill(blocks)
+    backbone.info = replace(backbone.info, weights_digest=weights_digest(backbone.state_arrays()))
+    return backbone
 
 
 def _part(backbone: Backbone | Identity) -> nn.Module:

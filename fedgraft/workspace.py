@@ -15,6 +15,7 @@ from fedgraft.progress import report
 
 if TYPE_CHECKING:
     from fedgraft.data.federation import Federation
+    from fedgraft.features.activations import Unfrozen
 
 
 class Workspace:
@@ -27,6 +28,7 @@ class Workspace:
         self._settings = features
         self._kept_digest: str | None = None
         self._weights: dict[str, NDArray[Any]] | None = None
+        self._unfrozen: Unfrozen | None = None
         self.federation: Federation = build_federation(data, seed)
 
     def use_weights(self, kept_digest: str | None) -> None:
@@ -42,6 +44,7 @@ class Workspace:
 
             self._weights = None if kept_digest is None else kept.load(kept_digest)
             self._kept_digest = kept_digest
+            self._unfrozen = None
             self.__dict__.pop("features", None)
 
     def pooled(self) -> Workspace:
@@ -65,6 +68,25 @@ class Workspace:
             progress=progress,
             weights=self._weights,
         )
+
+    def unfrozen(self, cut: str) -> Unfrozen:
+        """Return the blocks past a cut, or `input`, and what goes into them; the last ones are kept.
+
+        Raises:
+            ModelError: the backbone has no such cut, or nothing to train past it.
+            StoreError: the activations take more room than they may, or than there is.
+        """
+        if self._unfrozen is None or self._unfrozen.blocks.cut != cut:
+            from fedgraft.features.activations import unfrozen
+
+            def progress(done: int, total: int) -> None:
+                report("progress", what="activations", done=done, total=total)
+
+            self._unfrozen = None  # before others are read
+            self._unfrozen = unfrozen(
+                self.federation.samples, self._backbone, cut, self._settings, self._weights, progress
+            )
+        return self._unfrozen
 
     @property
     def num_outputs(self) -> int:

@@ -13,6 +13,7 @@ from fedgraft.features.settings import FeatureSettings
 from fedgraft.models.head_settings import HeadSettings, LinearHead
 from fedgraft.models.loss_settings import AutoLoss, LossSettings
 from fedgraft.models.settings import BackboneSettings
+from fedgraft.models.unfreeze_settings import UnfreezeSettings
 from fedgraft.settings import Settings, named, setting_fault
 from fedgraft.simulation.settings import InlineRuntime, RuntimeSettings
 from scenarios.sweep.settings import CompareSettings
@@ -20,6 +21,9 @@ from server.availability_settings import AvailabilitySettings
 from server.settings import EvaluationSettings, ServerSettings, Tracker
 from strategies.fedavg import FedAvg
 from strategies.registry import CalibrationSettings, ClosedFormSettings, StrategySettings
+
+KEEP_STATE = ("scaffold", "feddyn")
+"""Strategies whose clients keep arrays of the head's shapes from round to round."""
 
 
 class Scenario(Settings):
@@ -41,6 +45,8 @@ class Scenario(Settings):
     """What training minimises and evaluation reports; by default what fits the data's targets."""
     train: TrainSettings = TrainSettings()
     """How a client trains its head in a round."""
+    unfreeze: UnfreezeSettings | None = None
+    """Blocks of the backbone that are trained together with the head; null: it stays frozen, which is fastest."""
     strategy: StrategySettings = FedAvg()
     """How the clients' updates combine."""
     init: ClosedFormSettings | None = None
@@ -79,6 +85,27 @@ class Scenario(Settings):
         if decay and not self.strategy.takes_weight_decay:
             text = f"came {decay:g}, but the equations of strategy {self.strategy.title} hold without weight decay only"
             raise setting_fault("train.optimizer.weight_decay", f"{text}; set it to 0, or take another strategy")
+        return self
+
+    @model_validator(mode="after")
+    def _blocks_that_can_be_trained(self) -> Scenario:
+        if self.unfreeze is None:
+            return self
+        frozen = "which stays as it is only with unfreeze: null"
+        if self.backbone.name == "identity":
+            raise setting_fault("unfreeze", "came with backbone identity, which has no blocks; set it to null")
+        if not self.strategy.trains_blocks:
+            text = f"came {self.strategy.title}, which needs features of a frozen backbone, {frozen}"
+            raise setting_fault("strategy", f"{text}; set that, or take fedavg or another one that trains the head")
+        if self.calibrate is not None:
+            text = f"came {self.calibrate.name}, which needs features of a frozen backbone, {frozen}"
+            raise setting_fault("calibrate", f"{text}; set one of the two to null")
+        if self.train.form in ("dual", "primal"):
+            text = f"came {self.train.form}, but blocks of the backbone are trained client after client"
+            raise setting_fault("train.form", f"{text}; set auto or loop")
+        if self.unfreeze.moves and (self.strategy.title in KEEP_STATE or self.strategy.title.startswith("flower:")):
+            text = f"moves on in round {self.unfreeze.steps[-1].round}, but {self.strategy.title} keeps what can't grow"
+            raise setting_fault("unfreeze.schedule", f"{text}; give one cut from round 1 on, or take another strategy")
         return self
 
     @model_validator(mode="after")

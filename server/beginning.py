@@ -29,6 +29,7 @@ from server.roster import Roster, call_the_roll, call_the_sites
 from server.run_directory import RunDirectory, new_directory
 from server.settings import ServerPart
 from server.sites import Sites
+from server.unfreezing import check_cuts
 from strategies.base import Strategy
 from strategies.flower import FlowerStrategy
 
@@ -71,6 +72,7 @@ def begin(
     _check_clients(part, roster)
     _tell(part, roster)
     info = describe(part.backbone)
+    check_cuts(part, info)
     num_sent = distribute(grid, roster, part.backbone, info, run_id, counters, timeout, sites)
     if num_sent:
         what = "host" if sites is None else "site"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
-from fedgraft.evaluation import Objective, evaluate_rows
+from fedgraft.evaluation import Evaluated, Objective, evaluate_rows
 from fedgraft.metrics import Sums
 from fedgraft.wire.records import Arrays
 from fedgraft.workspace import Workspace
@@ -23,15 +25,11 @@ class CentralTest:
         """Samples of the test part; 0 if there is none."""
         return len(self._workspace.federation.test)
 
-    def evaluate(self, head: Arrays) -> Sums:
-        """Return metric sums of a head over the test part."""
-        federation = self._workspace.federation
-        features, targets = self._workspace.features, federation.samples.targets
-        return evaluate_rows(
-            features, targets, federation.test, head, self._objective, self._threads, with_confidence=True
-        ).sums
+    def evaluate(self, head: Arrays, cut: str | None = None) -> Sums:
+        """Return metric sums of a head over the test part; with a cut, of the blocks past it and the head."""
+        return self._evaluated(head, cut, with_confidence=True).sums
 
-    def by_group(self, head: Arrays) -> dict[str, tuple[int, float]]:
+    def by_group(self, head: Arrays, cut: str | None = None) -> dict[str, tuple[int, float]]:
         """Return the samples of each group of the test part, and the sum of their scores; empty without groups.
 
         A score is that of `fedgraft.metrics.sample_scores`: right or not, for classes.
@@ -39,8 +37,17 @@ class CentralTest:
         federation = self._workspace.federation
         if federation.samples.group is None or not self.num_samples:
             return {}
-        features, targets = self._workspace.features, federation.samples.targets
-        scores = evaluate_rows(features, targets, federation.test, head, self._objective, self._threads).scores
+        scores = self._evaluated(head, cut).scores
         names, places = np.unique(federation.samples.group[federation.test], return_inverse=True)
         counts, sums = np.bincount(places), np.bincount(places, scores)
         return {str(name): (int(count), float(total)) for name, count, total in zip(names, counts, sums, strict=True)}
+
+    def _evaluated(self, head: Arrays, cut: str | None, with_confidence: bool = False) -> Evaluated:
+        federation, objective = self._workspace.federation, self._objective
+        if cut is None:
+            inputs = self._workspace.features
+        else:
+            unfrozen = self._workspace.unfrozen(cut)
+            inputs, objective = unfrozen.activations, replace(objective, blocks=unfrozen.blocks)
+        targets, rows = federation.samples.targets, federation.test
+        return evaluate_rows(inputs, targets, rows, head, objective, self._threads, with_confidence=with_confidence)

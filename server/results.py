@@ -68,7 +68,11 @@ def summary_of(course: Course) -> dict[str, Any]:
     adapter, counters = course.adapter, course.counters
     task = adapter.objective.task
     last = adapter.record or RoundRecord(np.zeros(0, dtype=np.int64))
-    groups = course.central.by_group(course.head) if course.central is not None else {}
+    groups = (
+        course.central.by_group(course.head, course.part.cut_at(course.round_number))
+        if course.central is not None
+        else {}
+    )
     personal = last.summarised("personal", task)
     central = summarise(course.central_sums, task) if course.central_sums is not None else {}
     summary: dict[str, Any] = {

@@ -25,6 +25,7 @@ from server.exchange import StateLostError
 from server.results import write_results
 from server.round_record import RoundRecord
 from server.settings import ServerPart
+from server.unfreezing import unfreeze
 from strategies.base import Strategy
 
 
@@ -76,6 +77,7 @@ def _round(course: Course) -> None:
     started, before = time.perf_counter(), (course.counters.bytes_down, course.counters.bytes_up)
     number = course.round_number + 1
     adapter = course.adapter
+    unfreeze(course, number)
     shortage = adapter.shortage(number)
     if shortage is not None:
         report("note", text=f"round {number} is skipped: {shortage}")
@@ -177,7 +179,7 @@ def _evaluate_centrally(course: Course, group: str = "central") -> None:
     if course.central is None or not course.adapter.evaluates_after(course.round_number):
         return
     started = time.perf_counter()
-    sums = course.central.evaluate(course.head)
+    sums = course.central.evaluate(course.head, course.part.cut_at(course.round_number))
     course.counters.spend("evaluate", time.perf_counter() - started)
     values = summarise(sums, course.adapter.objective.task)
     course.directory.row(course.round_number, group, {"num_samples": int(sums["count"]), **values})
@@ -192,7 +194,7 @@ def _end(course: Course) -> None:
         course.central_sums = None
         _evaluate_centrally(course, "calibrated")
     if course.central is not None and course.central_sums is None:
-        course.central_sums = course.central.evaluate(course.head)
+        course.central_sums = course.central.evaluate(course.head, course.part.cut_at(number))
     messages = list(adapter.configure_evaluate(number, array_record(course.head), ConfigRecord(), course.grid))
     adapter.aggregate_evaluate(number, answers(course, messages, adapter, number) or [])
     if adapter.record is not None:

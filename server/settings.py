@@ -14,6 +14,7 @@ from fedgraft.models.head_settings import HeadSettings
 from fedgraft.models.loss_settings import LossSettings
 from fedgraft.models.losses import Task
 from fedgraft.models.settings import BackboneSettings
+from fedgraft.models.unfreeze_settings import UnfreezeSettings
 from fedgraft.settings import Settings, setting_fault
 from fedgraft.simulation.settings import ResolvedShards
 from server.availability_settings import AvailabilitySettings
@@ -106,6 +107,7 @@ class ServerPart(Settings):
     features: FeatureSettings
     head: HeadSettings
     loss: LossSettings
+    unfreeze: UnfreezeSettings | None = None
     strategy: StrategySettings
     init: ClosedFormSettings | None
     calibrate: CalibrationSettings | None
@@ -115,6 +117,10 @@ class ServerPart(Settings):
     evaluation: EvaluationSettings
     tracking: tuple[Tracker, ...] = ()
     shards: ResolvedShards = 1
+
+    def cut_at(self, round_number: int) -> str | None:
+        """Return the cut past which a round trains blocks with the head; None: the head alone."""
+        return None if self.unfreeze is None else self.unfreeze.cut_at(round_number)
 
     def within_rounds(self) -> ServerPart:
         """Return this part with no more rounds than the strategy can use."""

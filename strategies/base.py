@@ -203,6 +203,14 @@ class Strategy(Settings):
         """
         return False
 
+    @property
+    def trains_blocks(self) -> bool:
+        """Whether it can train blocks of the backbone with the head.
+
+        Closed forms can't, which need features that stay as they are, nor can those with heads of the clients' own.
+        """
+        return self.most_rounds is None and type(self).personal is Strategy.personal
+
     def shortage(self, num_clients: int) -> str | None:
         """Return why a round of so many clients with training samples is too small, and what to do; None: it is not."""
         return None

@@ -98,6 +98,12 @@ class UserStrategy(Strategy):
         """Local optimisers under which its equations hold."""
         return self._facts.optimizers
 
+    @property
+    def trains_blocks(self) -> bool:
+        """As the user's class says."""
+        facts = self._facts
+        return facts.trains_blocks if isinstance(facts, Strategy) else True
+
     def shortage(self, num_clients: int) -> str | None:
         """Return why a round of so few clients is not enough, if it is not."""
         facts = self._facts

@@ -37,7 +37,7 @@ class EvaluateAnswers:
             folder: where the run's client state lies; None: in memory only.
         """
         started = time.perf_counter()
-        asked = self._members.asked(request.weights_digest, groups)
+        asked = self._members.asked(request.weights_digest, groups, request.round_number)
         with torch_threads(1):
             own = self._own(request, groups, asked, folder)
         out: Groups = {}
@@ -89,9 +89,10 @@ def evaluate_received(members: Members, asked: Asked, with_confidence: bool = Fa
     """
     federation, num_clients = members.workspace.federation, len(asked.index)
     rows, owners = joined(federation.validation, members.clients[asked.index])
-    targets, objective = federation.samples.targets, members.objective
+    targets, objective = federation.samples.targets, asked.objective
+    device = members.device if objective.blocks is None else None
     result = evaluate_rows(
-        asked.features, targets, rows, asked.head, objective, members.threads, members.device, with_confidence
+        asked.features, targets, rows, asked.head, objective, members.threads, device, with_confidence
     )
     count = np.bincount(owners, minlength=num_clients)
     some = np.maximum(count, 1)

@@ -141,13 +141,14 @@ class LocalRound:
         known = self.kept.of(self.request, asked) if self.request.again else None
         if known is not None:
             return map(finish, known)
-        task = replace(members.task(round_number), ascent=self.request.half.parameters.get("rho", 0.0))
+        task = replace(members.task_of(asked, round_number), ascent=self.request.half.parameters.get("rho", 0.0))
         start, targets = as_tensors(asked.head), members.targets_of(round_number)
         trained: Iterable[Trained]
-        if members.part.train.form == "loop":
+        if members.part.train.form == "loop" or asked.objective.blocks is not None:
+            threads = 1 if asked.objective.blocks is None else members.threads
             names, adjust = [members.names[position] for position in asked.index], build_half(self.request.half)
             samples, keys = members.samples(asked.index, asked.features, targets), members.keys[asked.index]
-            trained = train_one_by_one(task, start, samples, keys, names, adjust, control)
+            trained = train_one_by_one(task, start, samples, keys, names, adjust, control, threads)
         else:
             engine = members.engine(asked.features, targets)
             if members.attack is None:

@@ -45,7 +45,7 @@ class TrainAnswers:
         """
         started = time.perf_counter()
         members = self._members
-        asked = members.asked(request.weights_digest, groups)
+        asked = members.asked(request.weights_digest, groups, request.round_number)
         states, shared = self._state_of(request, asked, folder), _shared(request, groups, asked)
         if states is None or request.state is None:
             return _trained(LocalRound(members, request, asked, None, shared, self._updates), started)

@@ -54,7 +54,7 @@ class RunStates:
     def _layout(self, asked: Asked, round_number: int) -> Layout:
         """Return how the clients' state is kept, which follows the form in which they train."""
         members = self._members
-        if members.part.train.form != "loop":
+        if members.part.train.form != "loop" and asked.objective.blocks is None:
             return members.engine(asked.features, members.targets_of(round_number)).layout
         sizes = members.workspace.federation.train.counts[members.clients]
         return Layout(sizes, np.zeros(len(sizes), dtype=np.bool_), members.objective.num_outputs, asked.shapes)

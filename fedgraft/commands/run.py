@@ -92,6 +92,15 @@ def check(scenario: ScenarioArgument, overrides: SetOption = [], as_json: JsonOp
         if strategy is not None
         for line in forecast(strategy, num_outputs, feature_dim, samples.task, num_labels)
     ]
+    api.check_cuts(resolved)
+    if resolved.unfreeze is not None:
+        from fedgraft.features.activations import forecast as forecast_of_blocks
+        from fedgraft.models.heads import head_shapes
+
+        shapes = head_shapes(resolved.head, feature_dim, num_outputs)
+        num_head = sum(int(np.prod(shape)) for shape in shapes.values())
+        about = resolved.backbone, resolved.unfreeze, resolved.features
+        lines += forecast_of_blocks(*about, samples.num_samples, num_head)
     if as_json:
         facts = {
             "scenario": json.loads(resolved.model_dump_json()),

@@ -21,6 +21,8 @@ from fedgraft.models.registry import describe, load
 from fedgraft.models.settings import BackboneSettings
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from fedgraft.data.samples import Samples
     from fedgraft.models.backbone import Backbone
 
@@ -72,7 +74,7 @@ def features_of(
     if samples.num_samples == 0:
         return np.zeros((0, info.feature_dim), dtype=settings.dtype)
     store = store if store is not None else FeatureStore()
-    origin = _origin(info, samples)
+    origin = origin_of(info, samples, info.key(), info.cut)
     sample_digests = samples.sample_digests()
 
     def fill(rows: RowWriter) -> None:
@@ -93,12 +95,23 @@ def compute(
     write: Callable[[NDArray[np.int64], NDArray[np.float32]], None],
     batch_size: int,
     progress: Progress | None = None,
+    of: Callable[[Tensor], Tensor] | None = None,
 ) -> None:
     """Compute features without a store: `write(indices, values (n, feature_dim))` is called batch by batch.
+
+    Args:
+        samples: whose.
+        backbone: what computes them.
+        indices: of which samples.
+        write: called batch by batch.
+        batch_size: pictures at once, at most.
+        progress: told how many pictures are computed.
+        of: what is computed of normalised pictures, as rows; default: the backbone's features.
 
     Raises:
         ModelError: a feature is not finite.
     """
+    of = of if of is not None else backbone.features
     preprocessing = backbone.info.preprocessing
     device = next(backbone.parameters()).device
     report = progress if progress is not None else lambda done, total: None
@@ -107,7 +120,7 @@ def compute(
     if device.type == "cpu":
         batch_size = images_at_once(preprocessing.input_size, batch_size)
     for batch, pixels in batches(samples.images, indices, batch_size, preprocessing):
-        values = backbone.features(normalised(pixels.to(device), preprocessing)).cpu().numpy()
+        values = of(normalised(pixels.to(device), preprocessing)).cpu().numpy()
         if not np.isfinite(values).all():
             bad = batch[~np.isfinite(values).all(axis=1)]
             raise ModelError(
@@ -124,13 +137,21 @@ def images_at_once(input_size: int, batch_size: int) -> int:
     return min(batch_size, max(1, PIXELS_AT_ONCE // input_size**2))
 
 
-def _origin(info: BackboneInfo, samples: Samples) -> Origin:
+def origin_of(info: BackboneInfo, samples: Samples, key: str, cut: str) -> Origin:
+    """Return where an entry of the store comes from.
+
+    Args:
+        info: the backbone.
+        samples: whose rows it holds.
+        key: the digest of all but the pictures that decides a row.
+        cut: where the backbone is cut, in words.
+    """
     steps = info.preprocessing
     first, last = samples.sample_ids[0], samples.sample_ids[-1]
     return Origin(
-        backbone_key=f"{info.key()}-{REVISION}",
+        backbone_key=f"{key}-{REVISION}",
         backbone=info.name,
-        cut=info.cut,
+        cut=cut,
         weights_digest=info.weights_digest,
         preprocessing=f"{steps.input_size} px, {steps.interpolation}, mean {steps.mean}, std {steps.std}",
         source=f"{samples.num_samples} images, {first} to {last}",

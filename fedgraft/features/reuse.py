@@ -12,7 +12,7 @@ from fedgraft.features.rows import RowWriter
 if TYPE_CHECKING:
     from fedgraft.features.store import FeatureStore
 
-_COPIED_AT_ONCE = 4096  # rows; 20 MB at 1280 features
+_COPIED_AT_ONCE = 4096 * 1280  # numbers; 20 MB of float32
 
 
 def copy_stored_rows(
@@ -37,7 +37,7 @@ def copy_stored_rows(
         if found is None or found.shape[1] != rows.num_features:
             continue
         order = np.argsort(targets[ours_at])  # ascending rows are written in long runs
-        for part in np.array_split(order, -(-len(order) // _COPIED_AT_ONCE)):
+        for part in np.array_split(order, -(-len(order) // _rows_at_once(rows))):
             rows.write(targets[ours_at[part]], found[theirs_at[part]])
         samples, targets = np.delete(samples, ours_at), np.delete(targets, ours_at)
     return np.sort(targets)
@@ -48,9 +48,14 @@ def copy_repeated_rows(rows: RowWriter, sample_digests: NDArray[np.uint8]) -> No
     _, first, inverse = np.unique(_names(sample_digests), return_index=True, return_inverse=True)
     sources = first[inverse]
     repeated = np.flatnonzero(sources != np.arange(len(sources)))
-    for first_of_part in range(0, len(repeated), _COPIED_AT_ONCE):
-        part = repeated[first_of_part : first_of_part + _COPIED_AT_ONCE]
+    at_once = _rows_at_once(rows)
+    for first_of_part in range(0, len(repeated), at_once):
+        part = repeated[first_of_part : first_of_part + at_once]
         rows.write(part, rows.read(sources[part]))
+
+
+def _rows_at_once(rows: RowWriter) -> int:
+    return max(1, _COPIED_AT_ONCE // max(1, rows.num_features))
 
 
 def _names(sample_digests: NDArray[np.uint8]) -> NDArray[np.bytes_]:

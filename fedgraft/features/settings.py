@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, PositiveFloat
 
 from fedgraft.settings import Settings
 
@@ -17,3 +17,6 @@ class FeatureSettings(Settings):
 
     batch_size: int = Field(default=64, ge=1, le=4096)
     """Images that go through the backbone at once, at most; large ones on a CPU go in smaller batches, which is faster."""  # noqa: E501
+
+    activations_limit_gb: PositiveFloat = 20.0
+    """Un-pooled activations that training past a cut (`unfreeze`) may put into the store for one cut, GB."""

@@ -10,8 +10,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fedgraft.errors import ModelError, listed, nearest
-from fedgraft.models.cuts import PENULTIMATE, Architecture, Segment, pool, split
+from fedgraft.models.blocks import Blocks
+from fedgraft.models.cuts import Architecture, Segment, pool_stages, split, stages_between
 from fedgraft.models.info import BackboneInfo
+from fedgraft.models.unfreeze_settings import INPUT
 from fedgraft.models.weights import state_arrays
 
 M = TypeVar("M", bound=nn.Module)
@@ -74,6 +76,15 @@ class Backbone(nn.Module):
         """
         return freeze(split(self.model, self._architecture, checked_cut(self.info.name, self.info.cuts, cut))[1])
 
+    def blocks(self, cut: str) -> Blocks:
+        """Return what lies between a cut, or `input`, and the cut where the head sits, to be trained.
+
+        Raises:
+            ModelError: no such cut, or nothing lies between.
+        """
+        before = self.info.cuts[: self.info.cuts.index(self.info.cut)]
+        return Blocks(self.model, self._architecture, self.info, checked_cut(self.info.name, (INPUT, *before), cut))
+
     def state_arrays(self) -> dict[str, NDArray[Any]]:
         """Return a copy of all parameters and buffers under the model's own full names."""
         return state_arrays(self.model)
@@ -101,6 +112,14 @@ class Identity(nn.Module):
 
     suffix = prefix
 
+    def blocks(self, cut: str) -> Blocks:
+        """Refuse: there are none.
+
+        Raises:
+            ModelError: always.
+        """
+        raise ModelError(f"the backbone {self.info.name} has no blocks to train past '{cut}'; leave unfreeze out")
+
     def state_arrays(self) -> dict[str, NDArray[Any]]:
         """Return nothing: there are no weights."""
         return {}
@@ -119,15 +138,7 @@ def checked_cut(name: str, cuts: tuple[str, ...], cut: str) -> str:
 
 def pooled(model: nn.Module, architecture: Architecture, cut: str, pooling: str, images: Tensor) -> Tensor:
     """Return the activation of `images` at a cut as `(N, D)`, pooled by `mean`, `class_token` or `own`."""
-    stages = architecture.stages[: architecture.cuts.index(cut) + 1]
-    differs = pooling not in ("own", architecture.own_pooling)
-    x = images
-    for stage in stages:
-        if stage.name == PENULTIMATE and differs:  # tokens, pooled otherwise than the model's own head does
-            x = model.get_submodule(architecture.last_norm or "")(x)
-        else:
-            x = stage.run(model, x)
-    return pool(x, pooling, architecture.num_prefix_tokens)
+    return pool_stages(architecture, pooling, stages_between(architecture, None, cut), model, images)
 
 
 def freeze(module: M) -> M:

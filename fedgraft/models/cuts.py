@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from fedgraft.models.unfreeze_settings import INPUT
+
 PENULTIMATE = "penultimate"
 
 
@@ -89,6 +91,34 @@ def split(model: nn.Module, architecture: Architecture, cut: str) -> tuple[Segme
     names = tuple(name for stage in later for name in stage.modules)
     prefix = Segment(model, architecture.stages[:after], tuple(_all_but(model, names)))
     return prefix, Segment(model, later, names)
+
+
+def stages_between(architecture: Architecture, start: str | None, end: str) -> tuple[Stage, ...]:
+    """Return the stages after a cut (None, or `input`: all) up to another (`input`: none)."""
+    order = (INPUT, *architecture.cuts)
+    first = 0 if start is None else order.index(start)
+    return architecture.stages[first : order.index(end)]
+
+
+def tensors_between(model: nn.Module, architecture: Architecture, start: str, end: str) -> tuple[str, ...]:
+    """Return the full names of modules and bare tensors that belong to the stages after a cut up to another."""
+    if start != INPUT:
+        return tuple(name for stage in stages_between(architecture, start, end) for name in stage.modules)
+    later = [*architecture.stages[architecture.cuts.index(end) + 1 :], architecture.classifier]
+    return tuple(_all_but(model, [name for stage in later for name in stage.modules]))
+
+
+def pool_stages(
+    architecture: Architecture, pooling: str, stages: Sequence[Stage], model: nn.Module, x: Tensor
+) -> Tensor:
+    """Run stages, and pool what the last one gives to `(N, D)` by `mean`, `class_token` or `own`."""
+    differs = pooling not in ("own", architecture.own_pooling)
+    for stage in stages:
+        if stage.name == PENULTIMATE and differs:  # tokens, pooled otherwise than the model's own head does
+            x = model.get_submodule(architecture.last_norm or "")(x)
+        else:
+            x = stage.run(model, x)
+    return pool(x, pooling, architecture.num_prefix_tokens)
 
 
 def pool(x: Tensor, pooling: str, num_prefix_tokens: int | None) -> Tensor:

@@ -14,6 +14,7 @@ import torch
 from backbone_families import FAMILIES, images_for, random_backbone
 from torch import nn
 
+from fedgraft.errors import ModelError
 from fedgraft.models.backbone import thaw
 
 every_family = pytest.mark.parametrize("name", FAMILIES)
@@ -154,3 +155,40 @@ def test_pooling_at_a_block_cut_by_hand() -> None:
     end = load(settings_of(name, pooling="mean"))
     normalised = end.model.forward_features(images)
     torch.testing.assert_close(end.features(images), normalised[:, 1:].sum(1) / 16)
+
+
+@every_family_slowly
+def test_blocks_past_any_cut_give_the_features_of_the_whole(name: str) -> None:
+    backbone = random_backbone(name)
+    images = images_for(backbone)
+    whole = backbone.features(images)
+    cuts = ("input", *backbone.info.cuts[:-1])
+    classifier = len(list(backbone.suffix("penultimate").parameters()))
+    for cut in ("input", FAMILIES[name][1]) if "vit_b" in name else cuts:
+        if cut != "input" and len(list(backbone.suffix(cut).parameters())) == classifier:
+            with pytest.raises(ModelError, match=f"between '{cut}' and 'penultimate' .* there is nothing to train"):
+                backbone.blocks(cut)
+            continue
+        blocks = backbone.blocks(cut)
+        activations = blocks.activations(images)
+        assert activations.shape == (2, *blocks.activation_shape)
+        features = blocks.features({key: torch.from_numpy(v) for key, v in blocks.pretrained.items()}, activations)
+        assert (features - whole).abs().max() <= 1e-5 * whole.abs().max(), cut
+
+
+@every_family_slowly
+def test_every_array_of_the_blocks_takes_part(name: str) -> None:
+    """Also bare ones, such as a class token: each has a gradient that is not zero, and the model's own have none."""
+    backbone = random_backbone(name)
+    images = images_for(backbone)
+    before = backbone.state_arrays()
+    blocks = backbone.blocks("input")
+    own = {key: torch.from_numpy(value).requires_grad_() for key, value in blocks.pretrained.items()}
+    features = blocks.features(own, images)
+    (features * torch.randn(features.shape, generator=torch.Generator().manual_seed(3))).sum().backward()
+    assert all(value.grad is not None and value.grad.abs().max() > 0 for value in own.values())
+    classifier = {key for key, _ in backbone.suffix("penultimate").named_parameters()}
+    assert {key.removeprefix("backbone.") for key in own} | classifier == {
+        key for key, _ in backbone.model.named_parameters()
+    }
+    assert all(np.array_equal(value, before[key]) for key, value in backbone.state_arrays().items())

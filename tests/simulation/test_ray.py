@@ -39,6 +39,12 @@ UNEQUAL = ("seconds", "bytes_down", "bytes_up")
 # Client after client and many steps: a round takes long enough that a kill falls into it.
 SLOW_ROUNDS: dict[str, Any] = {"train.form": "loop", "train.local_epochs": 40, "server.rounds": 4, "shards": 4}
 
+SMALL_IMAGES: dict[str, Any] = {
+    "backbone": {"name": "timm:test_resnet", "weights": "random", "input_size": 32},
+    "data.source": {"name": "synthetic", "kind": "images", "num_samples": 120, "num_classes": 4},
+    "runtime.threads": 1,
+}
+
 
 def rows_of(run: fedgraft.Run) -> list[dict[str, Any]]:
     return [{name: value for name, value in row.items() if name not in UNEQUAL} for row in run.metrics]
@@ -63,9 +69,10 @@ def on_ray(**changes: Any) -> Any:
         pytest.param({"head": {"name": "mlp", "hidden": [8]}}, 1, marks=pytest.mark.slow),
         pytest.param({"strategy": "qfedavg", "init": "ncm"}, 2, marks=pytest.mark.slow),
         ({"strategy": "scaffold", "server.clients_per_round": 5}, 2),
+        pytest.param({"unfreeze.cut": "layer3", "strategy": "fedavgm", **SMALL_IMAGES}, 2, marks=pytest.mark.slow),
         ({"strategy": {"name": "ridge", "relative_penalties": [1e-3, 1e-1, 10.0]}, "server.rounds": 1}, 2),
     ],
-    ids=["sums", "stack", "mlp", "losses", "variates", "two exchanges of statistics"],
+    ids=["sums", "stack", "mlp", "losses", "variates", "blocks", "two exchanges of statistics"],
 )
 def test_the_bits_of_inline(tmp_path: Path, changes: dict[str, Any], hosts: int) -> None:
     changes = {"shards": 5, "server.rounds": 3, **changes}

@@ -1,0 +1,164 @@
+"""What lies between a cut and the head: blocks of a backbone that are trained, as a function of named arrays.
+
+Arrays of blocks stand beside those of the head, as `backbone.<full name>`. Whatever speaks of named arrays (messages,
+sums, strategies, checkpoints) needs to know no more of them.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from fedgraft.errors import ModelError, listed
+from fedgraft.models.cuts import Architecture, Segment, Stage, pool_stages, stages_between, tensors_between
+from fedgraft.models.info import FEATURES_SCHEMA, BackboneInfo, digest_of
+from fedgraft.models.unfreeze_settings import BLOCKS, INPUT
+
+
+class Blocks:
+    """The blocks from a cut up to where the head sits, batch norm, dropout and stochastic depth still.
+
+    Nothing here changes: the arrays are given with every call, so that several threads may call at once.
+
+    Args:
+        model: the whole frozen model.
+        architecture: how it is cut.
+        info: what it is; `info.cut` is where the head sits.
+        cut: where the blocks begin.
+
+    Attributes:
+        cut: where the blocks begin.
+        feature_dim: length of a feature vector.
+        activation_shape: of one picture's activation at the cut.
+        pretrained: the blocks' parameters under `backbone.<full name>`, float32.
+    """
+
+    def __init__(self, model: nn.Module, architecture: Architecture, info: BackboneInfo, cut: str) -> None:
+        self.cut, self.feature_dim, self._info = cut, info.feature_dim, info
+        self._model = model
+        self._prefix = functools.partial(_run, stages_between(architecture, None, cut))
+        own_stages = stages_between(architecture, cut, info.cut)
+        self._suffix = functools.partial(pool_stages, architecture, info.pooling, own_stages)
+        self._idle: deque[nn.Module] = deque()
+        own = Segment(model, (), tensors_between(model, architecture, cut, info.cut))
+        state = {name: value.detach().numpy() for name, value in own.named_parameters()}
+        self.pretrained: dict[str, NDArray[np.float32]] = {
+            f"{BLOCKS}{name}": np.array(value, dtype=np.float32, order="C") for name, value in state.items()
+        }
+        if not self.pretrained:
+            raise ModelError(f"between '{cut}' and '{info.cut}' of {info.name} there is nothing to train")
+        self._places = {f"{BLOCKS}{name}": _place(architecture, name) for name in state}
+        self._order = (INPUT, *info.cuts)
+        size = info.preprocessing.input_size
+        self.activation_shape = tuple(self.activations(torch.zeros(1, 3, size, size)).shape[1:])
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of the blocks' arrays, by name."""
+        return {name: value.shape for name, value in self.pretrained.items()}
+
+    @property
+    def key(self) -> str:
+        """The digest of everything that decides the activations of an image at the cut."""
+        info = self._info
+        parts = (info.name, self.cut, info.preprocessing.key(), info.weights_digest, info.library)
+        return digest_of([FEATURES_SCHEMA, "activations", *parts])
+
+    def distance(self, name: str) -> int:
+        """Return how many blocks that hold parameters lie between an array's own and the head."""
+        return len({place for place in self._places.values() if place > self._places[name]})
+
+    def lies_past(self, name: str, cut: str) -> bool:
+        """Return whether an array belongs to a block past a cut."""
+        return self._order.index(cut) <= self._places[name]
+
+    def activations(self, images: Tensor) -> Tensor:
+        """Return the activation at the cut, `(N, *activation_shape)`, of normalised images."""
+        with torch.inference_mode():
+            activations = self._prefix(self._model, _fast(images)).contiguous()
+        return activations.clone()  # an inference tensor could not meet blocks that are trained
+
+    def features(self, parameters: Mapping[str, Tensor], activations: Tensor) -> Tensor:
+        """Return features `(N, feature_dim)`, which gradients can be taken through.
+
+        Args:
+            parameters: those of the blocks, and perhaps others, as in `pretrained`.
+            activations: `(N, *activation_shape)`.
+        """
+        own = {
+            f"model.{name.removeprefix(BLOCKS)}": value for name, value in parameters.items() if name.startswith(BLOCKS)
+        }
+        try:
+            model = self._idle.pop()
+        except IndexError:  # every thread has a copy of its own, since parameters are put into it for a moment
+            with torch.inference_mode(False):  # the copy of an evaluation is used in training, too
+                model = copy.deepcopy(self._model)
+        try:
+            features: Tensor = torch.func.functional_call(_Part(model, self._suffix), own, (_fast(activations),))
+            return features
+        finally:
+            self._idle.append(model)
+
+    def fill(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Put trained arrays into the model itself.
+
+        Raises:
+            ModelError: they are not those of these blocks.
+        """
+        came = {name: value.shape for name, value in arrays.items()}
+        if came != self.shapes:
+            wrong = sorted(name for name in came.keys() | self.shapes if came.get(name) != self.shapes.get(name))
+            raise ModelError(
+                f"the trained blocks don't fit {self._info.name} past '{self.cut}': {listed(wrong, 5)} "
+                "are missing, unexpected or of another shape"
+            )
+        state = self._model.state_dict()
+        with torch.no_grad():
+            for name, value in arrays.items():
+                state[name.removeprefix(BLOCKS)].copy_(torch.from_numpy(np.asarray(value)))
+
+
+class _Part(nn.Module):
+    """A model as a module whose call runs a part of it."""
+
+    def __init__(self, model: nn.Module, run: Callable[[nn.Module, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.model, self._run = model, run
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._run(self.model, x)
+
+
+def split_arrays(
+    arrays: Mapping[str, NDArray[Any]],
+) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
+    """Return the arrays of the head and those of trained blocks."""
+    head = {name: value for name, value in arrays.items() if not name.startswith(BLOCKS)}
+    return head, {name: value for name, value in arrays.items() if name.startswith(BLOCKS)}
+
+
+def _run(stages: Sequence[Stage], model: nn.Module, x: Tensor) -> Tensor:
+    for stage in stages:
+        x = stage.run(model, x)
+    return x
+
+
+def _fast(x: Tensor) -> Tensor:
+    """Return activations over space in the order of memory in which convolutions are fastest on a CPU."""
+    return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
+
+
+def _place(architecture: Architecture, name: str) -> int:
+    """Return the number of the stage that a parameter belongs to; what no stage names belongs to the first."""
+    for number, stage in enumerate(architecture.stages):
+        if any(name == module or name.startswith(f"{module}.") for module in stage.modules):
+            return number
+    return 0

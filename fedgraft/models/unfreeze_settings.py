@@ -1,0 +1,100 @@
+"""Settings of training past a cut: which blocks of the backbone are trained with the head, from when, and how fast."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
+
+from fedgraft.settings import Settings, setting_fault
+
+
+class UnfreezeStep(Settings):
+    """From a round on, what lies past a cut is trained."""
+
+    round: PositiveInt
+    """The first round in which the blocks past the cut are trained."""
+    cut: str
+    """Up to where the backbone stays frozen: a cut of it before `backbone.cut`, or `input` for all of it."""
+
+
+class UnfreezeSettings(Settings):
+    """Which blocks of the backbone are trained together with the head, and how fast."""
+
+    cut: str | None = Field(default=None, examples=["blocks.5"])
+    """Up to where the backbone stays frozen, from round 1 on: a cut of it before `backbone.cut`, or `input` for all of
+    it; `backbone.cut` stays where the head sits. Instead of `schedule`."""
+    schedule: tuple[UnfreezeStep, ...] = ()
+    """Gradual unfreezing (Howard and Ruder, ACL 2018, arXiv:1801.06146): `[{round: 10, cut: blocks.5}, ...]`, each cut
+    before the last one; until the first round of it the head alone is trained."""
+    rate: NonNegativeFloat = 0.1
+    """What the learning rate is multiplied by for pretrained blocks; the head has the full one."""
+    decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """What the rate is multiplied by with each block further from the head; Howard and Ruder take 1 / 2.6 = 0.385."""
+    warmup_rounds: NonNegativeInt = 0
+    """Rounds over which a block's rate rises linearly once it is unfrozen."""
+    pull: NonNegativeFloat = 0.0
+    """L2-SP (Li et al., ICML 2018, arXiv:1802.01483): `pull / 2 |w - w_pretrained|^2` is added to the loss for
+    pretrained blocks, in place of weight decay, which stays for the head. 0: weight decay holds for all."""
+    batch_norm: Literal["frozen"] = "frozen"
+    """Batch norm in trained blocks: `frozen`, by the pretrained statistics; scale and shift are trained."""
+
+    @model_validator(mode="after")
+    def _one_of_cut_and_schedule(self) -> UnfreezeSettings:
+        if (self.cut is None) == (not self.schedule):
+            came = "came beside schedule" if self.schedule else "is missing, and so is schedule"
+            raise setting_fault("cut", f"{came}; give a cut, or a schedule of {{round, cut}}")
+        return self
+
+    @model_validator(mode="after")
+    def _rounds_that_rise(self) -> UnfreezeSettings:
+        for number, (before, after) in enumerate(pairwise(self.schedule), start=1):
+            if after.round <= before.round:
+                raise setting_fault(
+                    f"schedule[{number}].round", f"came {after.round} after {before.round}; expected later rounds"
+                )
+        return self
+
+    @property
+    def steps(self) -> tuple[UnfreezeStep, ...]:
+        """The schedule, also of a single cut."""
+        return self.schedule or (UnfreezeStep(round=1, cut=str(self.cut)),)
+
+    @property
+    def moves(self) -> bool:
+        """Whether arrays come to those that are trained while the run goes on."""
+        return self.steps[-1].round > 1
+
+    def cut_at(self, round_number: int) -> str | None:
+        """Return the cut past which a round trains; None: the head alone."""
+        return next((step.cut for step in reversed(self.steps) if step.round <= round_number), None)
+
+    def fault(self, cuts: tuple[str, ...], end: str) -> tuple[str, str] | None:
+        """Return the key and the text of what is wrong with the cuts; None: nothing.
+
+        Args:
+            cuts: those of the backbone, from input to output.
+            end: the one where the head sits.
+        """
+        order = (INPUT, *cuts)
+        possible = order[: order.index(end)]
+        last = end
+        for number, step in enumerate(self.steps):
+            key = f"unfreeze.schedule[{number}].cut" if self.schedule else "unfreeze.cut"
+            if step.cut not in possible:
+                return (
+                    key,
+                    f"came '{step.cut}'; expected a cut before '{end}', where the head sits: {', '.join(possible)}",
+                )
+            if order.index(step.cut) >= order.index(last):
+                return key, f"came '{step.cut}' after '{last}'; expected cuts nearer to the input with each step"
+            last = step.cut
+        return None
+
+
+INPUT = "input"
+"""The cut before everything: past it lies the whole backbone, and its activations are the pictures."""
+
+BLOCKS = "backbone."
+"""What the names of a trained block's arrays begin with; the backbone's own full names follow."""
