@@ -29,6 +29,7 @@ def statistics_sums(
     task: Task,
     num_outputs: int,
     second_moment: SecondMoment,
+    radial_moments: bool = False,
 ) -> Sums:
     """Return the sums over the given rows, by name, as `statistics_shapes` describes them.
 
@@ -42,9 +43,10 @@ def statistics_sums(
         task: what the targets are.
         num_outputs: classes, labels or real targets.
         second_moment: which second moment.
+        radial_moments: whether the radial moments come too.
     """
     feature_dim = features.shape[1]
-    shapes = statistics_shapes(num_outputs, feature_dim, second_moment, task)
+    shapes = statistics_shapes(num_outputs, feature_dim, second_moment, task, radial_moments)
     sums: Sums = {name: np.zeros(shape) for name, shape in shapes.items()}
     step = rows_a_chunk(feature_dim)
     for first in range(0, len(rows), step):
@@ -58,6 +60,10 @@ def statistics_sums(
             _add_targets(sums, chunk, answers.reshape(len(chosen), num_outputs).astype(np.float64), second_moment)
         if second_moment == "shared":
             sums["second_moment"] += chunk.T @ chunk
+        if radial_moments:
+            lengths = np.square(chunk).sum(axis=1)
+            sums["third_moment"] += lengths @ chunk
+            sums["fourth_moment"] += lengths @ lengths
     return sums
 
 

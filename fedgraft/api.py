@@ -1,4 +1,4 @@
-"""The Python way in: `fedgraft.run(...)`, `fedgraft.compare(...)` and `fedgraft.load(directory)`."""
+"""The Python way in: `fedgraft.run(...)`, `fedgraft.compare(...)`, `fedgraft.rank(...)`, `fedgraft.load(directory)`."""
 
 from __future__ import annotations
 
@@ -21,6 +21,10 @@ from fedgraft.runs import Run
 from fedgraft.submission import RunFacts, Submission
 
 if TYPE_CHECKING:
+    from flwr.serverapp import ServerApp
+
+    from fedgraft.ranking.candidates import Named
+    from fedgraft.ranking.records import Ranking
     from fedgraft.simulation.ray_session import RaySession
     from scenarios.comparison.records import Comparison
     from scenarios.schema import Scenario
@@ -109,7 +113,7 @@ def run_resolved(
             report("note", text=f"the run in {directory} is finished already")
             return done
         try:
-            session, room = _begin_ray(resolved, stack, verbose)
+            session, room = begin_ray(resolved, stack, verbose)
             resolved = with_shards(resolved, done.scenario.shards if resuming else None, room)
             if session is not None:
                 session.start(math.ceil(num_hosts(resolved, room) * session.settings.cpus_per_host))
@@ -164,6 +168,44 @@ def compare(
 
     options = Options(Path(out) if out is not None else None, resume, dry_run, jobs, verbose)
     return conduct(scenario, overrides, options, on_event or (lambda event: None))
+
+
+def rank(
+    scenario: str | Path | Scenario,
+    overrides: Sequence[str] = (),
+    *,
+    backbones: Named | None = None,
+    cuts: str | Sequence[str] | None = None,
+    baselines: bool = True,
+    runtime: str | None = None,
+    out: str | Path | None = None,
+    on_event: Callable[[Event], None] | None = None,
+    verbose: bool = False,
+) -> Ranking:
+    """Rank backbones and cuts for a scenario's task before anything is trained.
+
+    Args:
+        scenario: a file, the name of a shipped scenario, or a `Scenario`.
+        overrides: `key.sub=value`, as `--set` takes them; not with a `Scenario`.
+        backbones: names or blocks as the scenario's `backbone:` has them; default: the scenario's, and all known ones
+            whose weights are on this machine.
+        cuts: `all`, or names of cuts; default: that of each backbone's settings.
+        baselines: also score raw pixels and random weights, which learned nothing.
+        runtime: `inline` or `ray`, instead of the scenario's.
+        out: where `ranking.json` and the winner's `scenario.yaml` are written; default: a new folder below `rankings/`.
+        on_event: called with each progress event.
+        verbose: let Flower and Ray log to the terminal.
+
+    Raises:
+        FedGraftError: anything that the user can mend; the text says what to do.
+    """
+    from fedgraft.ranking.conduct import Options
+    from fedgraft.ranking.conduct import rank as conduct
+
+    options = Options(backbones, cuts, baselines, Path(out) if out is not None else None, verbose)
+    resolved = resolve(scenario, overrides, runtime)
+    with listening(on_event) if on_event else contextlib.nullcontext():
+        return conduct(resolved, options)
 
 
 def scenario_name(scenario: str | Path | Scenario) -> str:
@@ -348,7 +390,7 @@ def load_apps() -> None:
         importlib.import_module(name)
 
 
-def _begin_ray(scenario: Scenario, stack: contextlib.ExitStack, verbose: bool) -> tuple[RaySession | None, int | None]:
+def begin_ray(scenario: Scenario, stack: contextlib.ExitStack, verbose: bool) -> tuple[RaySession | None, int | None]:
     """Return the connection to Ray, if the runtime is `ray`, and for how many hosts somebody's cluster has room.
 
     A cluster is joined now, since the number of hosts depends on it; a Ray of our own is started later.
@@ -367,10 +409,26 @@ def _begin_ray(scenario: Scenario, stack: contextlib.ExitStack, verbose: bool) -
 
 def _start(scenario: Scenario, submission: Submission, session: RaySession | None, verbose: bool) -> None:
     """Start both apps in the scenario's runtime and wait for the end."""
+    if scenario.runtime.name == "flower":
+        _start_flower(scenario, submission, verbose)
+        return
+    from server.app import app as server_app
+
+    start_here(server_app, submission, session, verbose)
+
+
+def start_here(server_app: ServerApp, submission: Submission, session: RaySession | None, verbose: bool) -> None:
+    """Run a ServerApp in this process, and the ClientApp here too or in Ray's actors; forget its data in the end.
+
+    Args:
+        server_app: Flower's.
+        submission: what is run.
+        session: Ray, started, or None for the runtime `inline`.
+        verbose: let Flower and Ray log to the terminal.
+    """
     if session is not None:
         from fedgraft.simulation.ray_grid import run_on_ray
         from fedgraft.workspace import open_workspace
-        from server.app import app as server_app
 
         quieten(verbose)  # once more: Flower sets its own level when it is imported
         kept = {"XDG_CACHE_HOME": os.environ["XDG_CACHE_HOME"]} if "XDG_CACHE_HOME" in os.environ else {}
@@ -383,18 +441,19 @@ def _start(scenario: Scenario, submission: Submission, session: RaySession | Non
         finally:
             open_workspace.cache_clear()
         return
-    if scenario.runtime.name == "inline":
-        from clients.app import app as client_app
-        from clients.host import forget_hosts
-        from fedgraft.simulation.inline import run_inline
-        from server.app import app as server_app
+    from clients.app import app as client_app
+    from clients.host import forget_hosts
+    from fedgraft.simulation.inline import run_inline
 
-        quieten(verbose)  # once more: Flower sets its own level when it is imported
-        try:
-            run_inline(server_app, client_app, {"scenario": submission.to_run_config()})
-        finally:
-            forget_hosts()
-        return
+    quieten(verbose)  # once more: Flower sets its own level when it is imported
+    try:
+        run_inline(server_app, client_app, {"scenario": submission.to_run_config()})
+    finally:
+        forget_hosts()
+
+
+def _start_flower(scenario: Scenario, submission: Submission, verbose: bool) -> None:
+    """Have Flower's simulation runtime run both apps."""
     from fedgraft.simulation.flower import run_in_flower
 
     directory = Path(submission.run.directory)

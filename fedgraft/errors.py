@@ -53,6 +53,10 @@ class ModelError(FedGraftError):
     """A backbone, its weights, a cut or a head that can't be had."""
 
 
+class MissingWeightsError(ModelError):
+    """Pretrained weights that are not on this machine and can't be fetched now; their name is right."""
+
+
 class StoreError(FedGraftError):
     """A feature store or a run directory that can't be read or written."""
 

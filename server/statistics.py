@@ -50,16 +50,23 @@ class Questions:
     weights_digest: str
     feature_dim: int
 
-    def statistics(self, calls: Sequence[Call], second_moment: SecondMoment) -> list[Message]:
+    def statistics(
+        self, calls: Sequence[Call], second_moment: SecondMoment, radial_moments: bool = False
+    ) -> list[Message]:
         """Return the messages that ask for sums over the clients' training samples.
 
         Raises:
             WireError: the sums would be too large.
         """
-        check_statistics_size(len(self.roster.label_names), self.feature_dim, second_moment, self.roster.task)
+        num_outputs, task = len(self.roster.label_names), self.roster.task
+        check_statistics_size(num_outputs, self.feature_dim, second_moment, task, radial_moments)
         requests = [
             StatisticsRequest(
-                run_id=self.run_id, weights_digest=self.weights_digest, shard=call.shard, second_moment=second_moment
+                run_id=self.run_id,
+                weights_digest=self.weights_digest,
+                shard=call.shard,
+                second_moment=second_moment,
+                radial_moments=radial_moments,
             )
             for call in calls
         ]
@@ -193,21 +200,26 @@ class Inquiry:
     timeout_seconds: float
 
     def statistics(
-        self, second_moment: SecondMoment = "none", clients: NDArray[np.int64] | None = None
+        self,
+        second_moment: SecondMoment = "none",
+        clients: NDArray[np.int64] | None = None,
+        radial_moments: bool = False,
     ) -> dict[str, NDArray[np.float64]]:
         """Return sums over the clients' training samples, by name, as `statistics_shapes` describes them.
 
         Args:
             second_moment: which second moment.
             clients: positions in the roster, ascending; None: all.
+            radial_moments: whether the radial moments come too.
 
         Raises:
             WireError: the sums would be too large, or a reply does not fit.
             HostError: a host failed.
         """
         calls, questions = self._calls(clients), self.questions
-        replies = self._ask("statistics", questions.statistics(calls, second_moment))
-        return combine_statistics(calls, replies, questions.roster, questions.feature_dim, second_moment)
+        moments = (second_moment, radial_moments)
+        replies = self._ask("statistics", questions.statistics(calls, *moments))
+        return combine_statistics(calls, replies, questions.roster, questions.feature_dim, *moments)
 
     def class_sums(self, clients: NDArray[np.int64] | None = None) -> dict[str, NDArray[Any]]:
         """Return each client's own counts and summed features by class, as `class_rows_shapes` describes them.

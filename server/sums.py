@@ -55,13 +55,14 @@ def combine_statistics(
     roster: Roster,
     feature_dim: int,
     second_moment: SecondMoment,
+    radial_moments: bool = False,
 ) -> dict[str, NDArray[np.float64]]:
     """Check the replies to `query.statistics` and return their sum, in the order of the calls.
 
     Raises:
         WireError: names, shapes, types or counts are others than they must be, or sums contradict each other.
     """
-    shapes = statistics_shapes(len(roster.label_names), feature_dim, second_moment, roster.task)
+    shapes = statistics_shapes(len(roster.label_names), feature_dim, second_moment, roster.task, radial_moments)
     total: dict[str, NDArray[np.float64]] = {name: np.zeros(shape) for name, shape in shapes.items()}
     for call, reply in zip(calls, replies, strict=True):
         what = f"reply to query.statistics, shard {call.shard}, host {call.node}"
@@ -188,6 +189,8 @@ def _check_sums(sums: Arrays, task: Task, num_samples: int, second_moment: Secon
         positives = sums["target_sum"]
         if (positives < 0).any() or (positives > num_samples).any() or (positives != sums["target_square"]).any():
             raise WireError(f"{what}: target_sum is no count of labels among {num_samples:,} samples")
+    if "fourth_moment" in sums:
+        _check_radial_moments(sums, num_samples, what)
     if second_moment == "none":
         return
     moment = sums.get("second_moment", np.zeros((0, 0)))
@@ -201,3 +204,14 @@ def _check_sums(sums: Arrays, task: Task, num_samples: int, second_moment: Secon
     difference = np.abs(moment - np.swapaxes(moment, -2, -1)).max(initial=0.0)
     if difference > SUMS_TOLERANCE * np.abs(moment).max(initial=0.0):
         raise WireError(f"{what}: second_moment is not symmetric (largest difference {difference:g})")
+
+
+def _check_radial_moments(sums: Arrays, num_samples: int, what: str) -> None:
+    """Refuse sums of powers of lengths that no samples can have: Cauchy and Schwarz, over samples."""
+    fourth, third = float(sums["fourth_moment"]), float(np.square(sums["third_moment"]).sum())
+    most = np.sqrt(max(fourth, 0.0) * num_samples)  # what the sum of squared lengths can be
+    moment = sums.get("second_moment")
+    squares = most if moment is None else float(np.diagonal(moment, axis1=-2, axis2=-1).sum())
+    slack = 1 + SUMS_TOLERANCE
+    if fourth < 0 or squares > most * slack or third > fourth * squares * slack:
+        raise WireError(f"{what}: fourth_moment is smaller than the other sums allow; no samples have such")

@@ -29,6 +29,7 @@ WAY_IN = {
     "display",
     "export",
     "predict",
+    "ranking",
     "rehearsal",
     "runs",
     "server_runs",

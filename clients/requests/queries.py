@@ -40,10 +40,12 @@ class Queries:
         members = self._members
         features, index = members.features(request.weights_digest), members.index(groups)
         task, num_outputs = members.objective.task, members.objective.num_outputs
-        check_statistics_size(num_outputs, features.shape[1], request.second_moment, task)
+        second_moment, radial = request.second_moment, request.radial_moments
+        check_statistics_size(num_outputs, features.shape[1], second_moment, task, radial)
         rows, _ = joined(members.workspace.federation.train, members.clients[index])
         with numpy_threads(members.threads):
-            sums = statistics_sums(features, members.targets_of_sums, rows, task, num_outputs, request.second_moment)
+            targets = members.targets_of_sums
+            sums = statistics_sums(features, targets, rows, task, num_outputs, second_moment, radial)
         body = StatisticsReply(shard=request.shard, num_clients=len(index), num_samples=len(rows))
         return body, {"sums": sums}
 

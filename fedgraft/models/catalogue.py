@@ -48,6 +48,9 @@ _TABLE: dict[str, tuple[int, int, str]] = {
     "timm:vit_tiny_patch16_224": (224, 192, "timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k"),
     "timm:convnext_atto": (224, 320, "timm/convnext_atto.d2_in1k"),
 }
+PIXELS = "pixels"
+"""The backbone that learned nothing: the pixels of a picture, made small."""
+
 BUNDLED = tuple(name for name in _TABLE if name.startswith("bundled:"))
 
 
@@ -57,6 +60,7 @@ def names() -> list[BackboneRow]:
     for source, what in (("torchvision", "image classifier"), ("timm", "model")):
         origin = f"any {what} of {source} (its own weights, downloaded at first use)"
         rows.append(BackboneRow(f"{source}:<name>", origin, find_spec(source) is not None, None, None))
+    rows.append(BackboneRow(PIXELS, "no weights: the pixels of a small copy, what any other must beat", True, 16, 768))
     rows.append(BackboneRow("identity", "no weights: the source gives ready features", True, None, None))
     return rows
 
@@ -64,11 +68,11 @@ def names() -> list[BackboneRow]:
 def name_fault(name: str) -> str | None:
     """Return what is wrong with a backbone's name, or None; names inside a library are checked when it loads."""
     source, colon, model = name.partition(":")
-    if name == "identity" or (source in SOURCES and model and (source != "bundled" or name in BUNDLED)):
+    if name in ("identity", PIXELS) or (source in SOURCES and model and (source != "bundled" or name in BUNDLED)):
         return None
     if source == "bundled" and colon:
         return f"no bundled backbone '{name}'; there are {', '.join(BUNDLED)}{_hint(name)}"
-    expected = "expected bundled:<name>, torchvision:<name>, timm:<name> or identity"
+    expected = f"expected bundled:<name>, torchvision:<name>, timm:<name>, {PIXELS} or identity"
     return f"unknown backbone '{name}'; {expected}; {LISTING}{_hint(name)}"
 
 
@@ -107,7 +111,7 @@ def hub_cache() -> Path:
 
 
 def _hint(name: str) -> str:
-    candidates = [*_TABLE, "identity"]
+    candidates = [*_TABLE, PIXELS, "identity"]
     bare = {full.partition(":")[2]: full for full in reversed(_TABLE)}  # the first source of a name wins
     return f"; did you mean '{bare[name]}'?" if name in bare else nearest(name, candidates)
 

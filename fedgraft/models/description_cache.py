@@ -19,7 +19,7 @@ from fedgraft.models.info import BackboneInfo, digest_of
 from fedgraft.models.settings import BackboneSettings
 
 SCHEMA = 1
-_LIBRARIES = {"bundled": "timm", "timm": "timm", "torchvision": "torchvision"}
+_LIBRARIES = {"bundled": "timm", "timm": "timm", "torchvision": "torchvision", "pixels": "torch"}
 _log = logging.getLogger(__name__)
 
 

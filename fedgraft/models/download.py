@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from fedgraft.errors import ModelError
+from fedgraft.errors import MissingWeightsError, ModelError
 from fedgraft.models.catalogue import hub_cache, torch_checkpoints
 
 CONNECT_SECONDS = 8.0
@@ -77,14 +77,14 @@ def from_hub(backbone: str, repository: str, filename: str | None) -> Path:
     raise ModelError(f"{repository} on the Hugging Face hub has none of {', '.join(candidates)}")
 
 
-def offline(backbone: str, url: str, cause: Exception, hub: str | None = None) -> ModelError:
+def offline(backbone: str, url: str, cause: Exception, hub: str | None = None) -> MissingWeightsError:
     """Return the error that says what to download and where to put it."""
     if hub is not None:
         place = f"`hf download {hub}` there fills the cache {hub_cache()}, which can be copied"
     else:
         place = f"put the file into {torch_checkpoints()}"
     reason = next(iter(str(cause).splitlines()), type(cause).__name__)
-    return ModelError(
+    return MissingWeightsError(
         f"the pretrained weights of {backbone} aren't on this machine and can't be downloaded from {url} ({reason}). "
         f"On a machine with a network: {place}; or give a local file as `weights: /path/to/file.safetensors`; "
         "or use a backbone whose weights are installed, such as bundled:efficientnet_lite0"

@@ -101,8 +101,15 @@ def _timm(model_name: str, pretrained: bool, input_size: int | None) -> Built:
     return timm_models.build(model_name, pretrained=pretrained, input_size=input_size)
 
 
+def _pixels(model_name: str, pretrained: bool, input_size: int | None) -> Built:
+    from fedgraft.models import pixels
+
+    return pixels.build(input_size)
+
+
 _SOURCES: dict[str, Callable[[str, bool, int | None], Built]] = {
     "bundled": _bundled,
     "torchvision": _torchvision,
     "timm": _timm,
+    "pixels": _pixels,
 }

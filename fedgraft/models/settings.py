@@ -14,7 +14,7 @@ class BackboneSettings(Settings):
     """The shared, frozen, pretrained base; a bare string is short for `{name: string}`."""
 
     name: str = "bundled:efficientnet_lite0"
-    """Which backbone: `bundled:<name>`, `torchvision:<name>`, `timm:<name>`, or `identity` for a source that gives ready features; `fedgraft list backbones` shows them."""  # noqa: E501
+    """Which backbone: `bundled:<name>`, `torchvision:<name>`, `timm:<name>`, `pixels` (those of a small copy, what any other must beat), or `identity` for a source that gives ready features; `fedgraft list backbones` shows them."""  # noqa: E501
 
     weights: Annotated[str, PathMarker(words=("pretrained", "random"))] = "pretrained"
     """`pretrained`, `random` (see `random_seed`), or the path of a .safetensors or .pth file; its classifier may be missing or have other classes."""  # noqa: E501

@@ -172,6 +172,8 @@ class StatisticsRequest(Settings):
     weights_digest: str
     shard: NonNegativeInt
     second_moment: Literal["none", "diagonal", "shared", "per_class"] = "none"
+    radial_moments: bool = False
+    """Whether sums of `|x|^2 x` and `|x|^4` come too, which tell how far a covariance is to be shrunk."""
 
 
 class StatisticsReply(Settings):

@@ -20,7 +20,11 @@ _HEADER_BYTES = 128
 
 
 def statistics_shapes(
-    num_outputs: int, feature_dim: int, second_moment: SecondMoment, task: Task = "classes"
+    num_outputs: int,
+    feature_dim: int,
+    second_moment: SecondMoment,
+    task: Task = "classes",
+    radial_moments: bool = False,
 ) -> dict[str, tuple[int, ...]]:
     """Return the shape of each sum, by name; all are float64 sums over training samples.
 
@@ -32,6 +36,8 @@ def statistics_shapes(
 
     Second moments: `diagonal` adds `square_sum`, sums of squared features, `(C, D)` by class, otherwise `(D,)`;
     `shared` adds `second_moment` `(D, D)`, which is `X^T X`; `per_class` the same by class, `(C, D, D)`.
+
+    Radial moments: `third_moment` `(D,)`, the sum of `|x|^2 x`, and `fourth_moment` `()`, that of `|x|^4`.
 
     Raises:
         WireError: `per_class` for targets that are not classes.
@@ -51,13 +57,21 @@ def statistics_shapes(
         shapes["second_moment"] = (feature_dim, feature_dim)
     elif second_moment == "per_class":
         shapes["second_moment"] = (num_outputs, feature_dim, feature_dim)
+    if radial_moments:
+        shapes |= {"third_moment": (feature_dim,), "fourth_moment": ()}
     return shapes
 
 
-def statistics_bytes(num_outputs: int, feature_dim: int, second_moment: SecondMoment, task: Task = "classes") -> int:
+def statistics_bytes(
+    num_outputs: int,
+    feature_dim: int,
+    second_moment: SecondMoment,
+    task: Task = "classes",
+    radial_moments: bool = False,
+) -> int:
     """Return the bytes of one reply's arrays, as packed; the reply's text adds less than 100."""
     total = 0
-    for shape in statistics_shapes(num_outputs, feature_dim, second_moment, task).values():
+    for shape in statistics_shapes(num_outputs, feature_dim, second_moment, task, radial_moments).values():
         size = 8
         for length in shape:
             size *= length
@@ -66,14 +80,18 @@ def statistics_bytes(num_outputs: int, feature_dim: int, second_moment: SecondMo
 
 
 def check_statistics_size(
-    num_outputs: int, feature_dim: int, second_moment: SecondMoment, task: Task = "classes"
+    num_outputs: int,
+    feature_dim: int,
+    second_moment: SecondMoment,
+    task: Task = "classes",
+    radial_moments: bool = False,
 ) -> None:
     """Refuse sums that would not fit.
 
     Raises:
         WireError: more than `LARGEST_STATISTICS_BYTES`, or `per_class` for targets that are not classes.
     """
-    size = statistics_bytes(num_outputs, feature_dim, second_moment, task)
+    size = statistics_bytes(num_outputs, feature_dim, second_moment, task, radial_moments)
     if size <= LARGEST_STATISTICS_BYTES:
         return
     smaller: tuple[SecondMoment, ...] = ("shared", "diagonal", "none")

@@ -81,6 +81,30 @@ def test_sums_are_those_of_a_plain_loop(task: str, kind: str, dtype: str, monkey
         np.testing.assert_allclose(value, expected[name], rtol=1e-13, atol=1e-13, err_msg=name)
 
 
+@pytest.mark.parametrize("kind", ["none", "shared"])
+@pytest.mark.parametrize("task", TASKS)
+def test_radial_moments_are_those_of_a_plain_loop(task: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside the same other sums, over several chunks, and in the bytes that are told beforehand."""
+    monkeypatch.setattr(statistics, "CHUNK_BYTES", 8 * FEATURE_DIM * 7)
+    features, targets = samples(task)
+    rows = np.arange(3, 55, 2)
+    found = statistics_sums(features, targets, rows, task, NUM_OUTPUTS, kind, True)
+    without = statistics_sums(features, targets, rows, task, NUM_OUTPUTS, kind)
+    assert {name: value.shape for name, value in found.items()} == statistics_shapes(3, 4, kind, task, True)
+    third, fourth = np.zeros(FEATURE_DIM), 0.0
+    for row in rows:
+        x = [float(value) for value in features[row]]
+        length = math.fsum(value * value for value in x)
+        third += [length * value for value in x]
+        fourth += length * length
+    np.testing.assert_allclose(found.pop("third_moment"), third, rtol=1e-12)
+    assert float(found.pop("fourth_moment")) == pytest.approx(fourth, rel=1e-12)
+    for name, value in without.items():
+        np.testing.assert_array_equal(found[name], value)
+    difference = statistics_bytes(3, 4, kind, task, True) - statistics_bytes(3, 4, kind, task)
+    assert difference == 8 * (FEATURE_DIM + 1) + 2 * 128
+
+
 @pytest.mark.parametrize(("task", "kind"), ASKED)
 def test_clients_without_samples_give_zeros(task: str, kind: str) -> None:
     features, targets = samples(task)

@@ -259,6 +259,61 @@ def test_replies_that_do_not_fit_are_refused(opened: Opened) -> None:
     )
 
 
+def test_radial_moments_of_a_federation_are_the_pooled_ones(opened: Opened, departures: list[Departure]) -> None:
+    """Through the messages, over shards and hosts, by the definition; what leaves is named and counted."""
+    asked = opened("classes", 3, 2)
+    departures.clear()
+    found = asked.inquiry.statistics("shared", radial_moments=True)
+    features = asked.features[asked.rows]
+    lengths = np.array([x @ x for x in features])
+    np.testing.assert_allclose(found["third_moment"], sum(q * x for q, x in zip(lengths, features, strict=True)))
+    assert float(found["fourth_moment"]) == pytest.approx(sum(q * q for q in lengths), rel=1e-12)
+    arrays = sum(departure.bytes for departure in departures)
+    assert 0 < arrays - 3 * statistics_bytes(3, FEATURE_DIM, "shared", "classes", True) < 3 * 200
+
+
+def test_radial_moments_that_no_samples_have_are_refused(opened: Opened) -> None:
+    """The sum of |x|^4 can't be less than that of |x|^2 squared over n, nor |sum |x|^2 x|^2 more than both allow."""
+    asked = opened()
+    roster = asked.inquiry.questions.roster
+    calls = roster.calls(np.arange(6))
+    good = asked.inquiry.statistics("shared", radial_moments=True)
+
+    def combined(**changes: Any) -> Any:
+        body = GOOD_BODY.model_copy(update={"num_samples": len(asked.rows)})
+        reply = Message(pack(body, {"sums": good | changes}), dst_node_id=1, message_type="query.statistics")
+        return combine_statistics(calls, [reply], roster, FEATURE_DIM, "shared", True)
+
+    np.testing.assert_array_equal(combined()["fourth_moment"], good["fourth_moment"])
+    smaller = "fourth_moment is smaller than the other sums allow; no samples have such"
+    length = np.trace(good["second_moment"])
+    for changes in (
+        {"fourth_moment": np.array(0.99 * length**2 / len(asked.rows))},
+        {"fourth_moment": np.array(-1.0)},
+        {"third_moment": np.full(FEATURE_DIM, 1.01 * np.sqrt(length * good["fourth_moment"] / FEATURE_DIM))},
+    ):
+        with pytest.raises(WireError, match=smaller):
+            combined(**changes)
+    with pytest.raises(WireError, match="missing third_moment"):
+        combine_statistics(
+            calls,
+            [
+                Message(
+                    pack(
+                        GOOD_BODY.model_copy(update={"num_samples": len(asked.rows)}),
+                        {"sums": {name: value for name, value in good.items() if name != "third_moment"}},
+                    ),
+                    dst_node_id=1,
+                    message_type="query.statistics",
+                )
+            ],
+            roster,
+            FEATURE_DIM,
+            "shared",
+            True,
+        )
+
+
 def test_sums_of_labels_must_be_counts(opened: Opened) -> None:
     asked = opened("labels")
     text = altered(asked, "none", at("target_sum", 0, 1e4))
