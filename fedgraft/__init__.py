@@ -1,7 +1,8 @@
 """FedGraft: federated transfer learning over shared, frozen, pretrained backbones.
 
 `fedgraft.run("scenario.yaml")` runs a scenario, `fedgraft.compare(...)` one that compares, `fedgraft.rank(...)` ranks
-backbones for it, `fedgraft.load(directory)` opens a run. They are imported when they are first used, so that `import fedgraft` stays light.
+backbones for it, `fedgraft.load(directory)` opens a run. They are imported when they are first used, so that
+`import fedgraft` stays light.
 """
 
 from __future__ import annotations

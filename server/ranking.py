@@ -65,9 +65,7 @@ def inquire(grid: Grid, submission: Submission) -> Inquired:
     moments = regression_moments(statistics, roster.task)
     mean_eigenvalue = float(np.trace(moments["second_moment"])) / feature_dim
     validated = inquiry.cross_validate(moments, tuple(factor * mean_eigenvalue for factor in DECADES))
-    return Inquired(
-        roster.task, roster.label_names, len(roster.names), feature_dim, statistics, validated, counters
-    )
+    return Inquired(roster.task, roster.label_names, len(roster.names), feature_dim, statistics, validated, counters)
 
 
 def asking(found: list[Inquired]) -> ServerApp:

@@ -164,9 +164,7 @@ def test_the_shrinkage_is_that_of_scikit_learn(num_samples: int, feature_dim: in
 def test_any_split_gives_the_same_scores(owners: list[int], task: str, seed: int) -> None:
     """Five owners, some with nothing; sums of their sums."""
     features, targets = samples(task, 50, 9, seed)
-    parts = [
-        sums_of(features, targets, task, np.flatnonzero(np.array(owners) == owner)) for owner in range(5)
-    ]
+    parts = [sums_of(features, targets, task, np.flatnonzero(np.array(owners) == owner)) for owner in range(5)]
     added = {name: sum(part[name] for part in parts) for name in parts[0]}
     whole = sums_of(features, targets, task)
     assert log_me(added, task) == pytest.approx(log_me(whole, task), rel=1e-8, abs=1e-8)

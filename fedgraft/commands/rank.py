@@ -25,8 +25,8 @@ def rank(
         str | None,
         typer.Option(
             metavar="A,B,...",
-            help="Backbones, by name or as blocks ({name: timm:resnet18, weights: random}); default: the scenario's, and "
-            "all known ones whose weights are installed.",
+            help="Backbones, by name or as blocks ({name: timm:resnet18, weights: random}); default: the scenario's, "
+            "and all known ones whose weights are installed.",
         ),
     ] = None,
     cuts: Annotated[

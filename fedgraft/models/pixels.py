@@ -1,7 +1,7 @@
 """The pixels themselves as features: what a source must beat to be of use to a task.
 
-A picture is made small (16 x 16 by default, 768 features) and its red, green and blue lie one after another. Nothing was
-learned, so there are no weights; the classifier that every backbone carries is one output of zeros.
+A picture is made small (16 x 16 by default, 768 features) and its red, green and blue lie one after another. Nothing
+was learned, so there are no weights; the classifier that every backbone carries is one output of zeros.
 """
 
 from __future__ import annotations

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
-
 from fedgraft.errors import Fault, MissingWeightsError, ModelError, ScenarioError, listed, nearest
 from fedgraft.models.catalogue import PIXELS, names
 from fedgraft.models.registry import describe
@@ -33,7 +31,7 @@ OPTION = "--backbones"
 class Asked(Settings):
     """What was asked to be ranked."""
 
-    backbones: tuple[BackboneSettings, ...] = Field(min_length=1)
+    backbones: tuple[BackboneSettings, ...]
     """Names, or blocks as the scenario's `backbone:` has them."""
 
 
@@ -109,9 +107,10 @@ def _read(scenario: str, backbones: Named) -> list[BackboneSettings]:
     tree, faults = read_yaml(f"{{backbones: {text}}}", place, lines=False)
     if tree is not None and not faults:
         asked, faults = settled(expand(tree, Shape("", blocks=(Block(Asked),))), Asked)
-        if asked is not None:
+        if asked is not None and asked.backbones:
             return list(asked.backbones)
-    raise ScenarioError(scenario, faults)
+    faults = faults or [Fault(OPTION, "names no backbone; name some, or leave it out for those that are installed")]
+    raise ScenarioError(scenario, [Fault(f"--{fault.key}" if fault.key else OPTION, fault.message) for fault in faults])
 
 
 def _as_json(backbones: Sequence[str | Mapping[str, Any] | BackboneSettings]) -> str:

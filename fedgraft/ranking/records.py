@@ -17,7 +17,7 @@ Z_95 = 1.959963984540054
 """Of the normal distribution: 95 % lie within so many standard deviations."""
 
 Role = Literal["candidate", "pixels", "random"]
-"""A candidate, or one of the two that learned nothing: raw pixels, and a candidate's architecture with random weights."""
+"""A candidate, or a baseline that learned nothing: raw pixels, or a candidate's architecture with random weights."""
 
 METRICS: dict[Task, str] = {"classes": "accuracy", "labels": "right labels", "real": "R2"}
 """What cross-validation gives: shares of right answers, or of the variance that is explained."""

@@ -1,4 +1,4 @@
-"""Which candidate to take, and whether its source is of any use to the task: sentences that claim no more than is known.
+"""Which candidate to take, and whether its source is of use to the task: sentences that claim no more than is known.
 
 The validated ridge head decides, since it says what a head would do for a client that it has not seen. Candidates that
 the best is ahead of by less than the 95 % interval of the difference count as alike, and the cheapest of them is taken.
@@ -13,11 +13,9 @@ from fedgraft.models.settings import BackboneSettings
 from fedgraft.ranking.records import Recommendation, Scored
 
 _SAID: dict[Task, str] = {
-    "classes": "ridge heads on its features answer {value} of the samples right, each of a client that the head has not "
-    "seen",
-    "labels": "ridge heads on its features get {value} of the labels right, each of a client that the head has not seen",
-    "real": "ridge heads on its features explain {value} of the targets' variance, each time of a client that the head "
-    "has not seen",
+    "classes": "ridge heads on its features answer {value} of the samples right, of clients that they have not seen",
+    "labels": "ridge heads on its features get {value} of the labels right, of clients that they have not seen",
+    "real": "ridge heads on its features explain {value} of the targets' variance, of clients that they have not seen",
 }
 
 
@@ -137,8 +135,8 @@ def _warnings(own: Scored, baselines: Sequence[Scored], task: Task) -> list[str]
         others = " and ".join(f"{_called(other)} ({shown(other.validated, task)})" for other in alike)
         parts.append(f"can't be told apart from {others}")
     return [
-        f"likely negative transfer: {own.title} ({value}) {' and '.join(parts)}; what it learned is of no use here: its "
-        "source may be too far from this task, its cut too deep, or the pictures too small for it"
+        f"likely negative transfer: {own.title} ({value}) {' and '.join(parts)}; nothing shows that what it learned is "
+        "of use here: its source may be too far from this task, its cut too deep, or the pictures too small for it"
     ]
 
 

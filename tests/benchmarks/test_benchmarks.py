@@ -146,3 +146,13 @@ def test_forms_of_one_shape(tmp_path: Path) -> None:
     assert [row["batch"] for row in report["shapes"]] == [10, 32]
     assert all(row["regret"] >= 1 for row in report["shapes"])
     assert "of 2 shapes" in text
+
+
+def test_the_ranking_benchmark_runs(tmp_path: Path) -> None:
+    """On raw pixels of two sizes and a random network; its tau is SciPy's, its truth the accuracy of runs."""
+    out, found = run("ranking.py", tmp_path, "--data", "digits", "--only", "3")
+    assert found["num_candidates"] == {"all": 3, "learned": 0}
+    assert {row["name"] for row in found["rows"]} == {"pixels", "timm:convnext_atto"}
+    assert all(0 < row[key] <= 1 for row in found["rows"] for key in ("validated", "ridge", "trained"))
+    assert "| pixels, 16 px | penultimate | 768 |" in out
+    assert -1 <= found["agreement"]["all"]["ridge"]["log_me"]["tau"] <= 1

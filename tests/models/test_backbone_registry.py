@@ -231,7 +231,10 @@ def test_the_listing_needs_no_library_and_tells_the_truth() -> None:
         source, _, model = name.partition(":")
         if row.input_size is None:
             continue
-        if source == "torchvision":
+        if source == "pixels":
+            info = describe(BackboneSettings(name="pixels"))
+            assert (row.input_size, row.feature_dim) == (info.preprocessing.input_size, info.feature_dim)
+        elif source == "torchvision":
             weights = models.get_model_weights(model).DEFAULT
             assert row.weights_from.endswith(weights.url.rpartition("/")[2])
             assert row.input_size == weights.transforms().crop_size[0]
