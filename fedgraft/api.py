@@ -410,7 +410,7 @@ def begin_ray(scenario: Scenario, stack: contextlib.ExitStack, verbose: bool) ->
 def _start(scenario: Scenario, submission: Submission, session: RaySession | None, verbose: bool) -> None:
     """Start both apps in the scenario's runtime and wait for the end."""
     if scenario.runtime.name == "flower":
-        _start_flower(scenario, submission, verbose)
+        _start_flower(submission, scenario.runtime.cpus_per_host, verbose)
         return
     from server.app import app as server_app
 
@@ -452,7 +452,7 @@ def start_here(server_app: ServerApp, submission: Submission, session: RaySessio
         forget_hosts()
 
 
-def _start_flower(scenario: Scenario, submission: Submission, verbose: bool) -> None:
+def _start_flower(submission: Submission, cpus_per_host: float, verbose: bool) -> None:
     """Have Flower's simulation runtime run both apps."""
     from fedgraft.simulation.flower import run_in_flower
 
@@ -461,7 +461,7 @@ def _start_flower(scenario: Scenario, submission: Submission, verbose: bool) -> 
     outcome = run_in_flower(
         {"scenario": submission.to_run_config()},
         submission.run.num_hosts,
-        scenario.runtime.cpus_per_host,
+        cpus_per_host,
         verbose=verbose,
         on_poll=follow,
         log_file=directory / "flower.log",

@@ -54,12 +54,12 @@ class _Outputs(NamedTuple):
     """What LogME needs of the targets, output by output.
 
     Attributes:
-        count: samples.
+        num_samples: how many.
         squares: `(T,)` sums of squared targets.
         cross: `(T, D)`, `Y^T F`.
     """
 
-    count: float
+    num_samples: float
     squares: Array
     cross: Array
 
@@ -75,7 +75,7 @@ def log_me(statistics: Statistics, task: Task) -> float:
         ValueError: there are no samples, or all features are 0.
     """
     outputs = _outputs(statistics, task)
-    if outputs.count < 1:
+    if outputs.num_samples < 1:
         raise ValueError("LogME needs samples; the sums are of none")
     eigenvalues, eigenvectors = np.linalg.eigh(np.asarray(statistics["second_moment"], dtype=np.float64))
     rounding = len(eigenvalues) * np.finfo(np.float64).eps * eigenvalues[-1]
@@ -85,7 +85,7 @@ def log_me(statistics: Statistics, task: Task) -> float:
     eigenvalues = np.where(inside, eigenvalues, 0.0)
     projected = np.where(inside, outputs.cross @ eigenvectors, 0.0)
     pairs = zip(projected, outputs.squares, strict=True)
-    return float(np.mean([_evidence(eigenvalues, row**2, float(square), outputs.count) for row, square in pairs]))
+    return float(np.mean([_evidence(eigenvalues, row**2, float(square), outputs.num_samples) for row, square in pairs]))
 
 
 def _outputs(statistics: Statistics, task: Task) -> _Outputs:
@@ -146,9 +146,10 @@ def h_score(statistics: Statistics) -> float:
 
 def _solved(matrix: Array, right: Array) -> Array:
     try:
-        return np.linalg.solve(matrix, right)
+        solved: Array = np.linalg.solve(matrix, right)
     except np.linalg.LinAlgError:  # nothing was shrunk, and fewer samples than features
-        return np.linalg.pinv(matrix, hermitian=True) @ right
+        solved = np.linalg.pinv(matrix, hermitian=True) @ right
+    return solved
 
 
 def ledoit_wolf(statistics: Statistics) -> float:

@@ -109,8 +109,9 @@ def _read(scenario: str, backbones: Named) -> list[BackboneSettings]:
         asked, faults = settled(expand(tree, Shape("", blocks=(Block(Asked),))), Asked)
         if asked is not None and asked.backbones:
             return list(asked.backbones)
-    faults = faults or [Fault(OPTION, "names no backbone; name some, or leave it out for those that are installed")]
-    raise ScenarioError(scenario, [Fault(f"--{fault.key}" if fault.key else OPTION, fault.message) for fault in faults])
+    told = [Fault(f"--{fault.key}" if fault.key else OPTION, fault.message) for fault in faults]
+    nothing = Fault(OPTION, "names no backbone; name some, or leave it out for those that are installed")
+    raise ScenarioError(scenario, told or [nothing])
 
 
 def _as_json(backbones: Sequence[str | Mapping[str, Any] | BackboneSettings]) -> str:

@@ -216,7 +216,7 @@ def test_every_fault_at_once(digits: Path, call: Any) -> None:
     assert "--cuts: no backbone has a cut 'blocks.77': bundled:efficientnet_lite0 has stem, blocks.0" in shown
     assert not list(digits.parent.glob("rankings"))
     for words, text in (
-        (("--backbones", ""), "--backbones: names no backbone"),
+        (("--backbones", ""), "  --backbones: names no backbone"),
         (("--backbones", "[a"), "--backbones: "),
     ):
         code, _, err = call(digits, *words)
