@@ -146,10 +146,9 @@ def h_score(statistics: Statistics) -> float:
 
 def _solved(matrix: Array, right: Array) -> Array:
     try:
-        solved: Array = np.linalg.solve(matrix, right)
+        return np.asarray(np.linalg.solve(matrix, right), dtype=np.float64)
     except np.linalg.LinAlgError:  # nothing was shrunk, and fewer samples than features
-        solved = np.linalg.pinv(matrix, hermitian=True) @ right
-    return solved
+        return np.asarray(np.linalg.pinv(matrix, hermitian=True) @ right, dtype=np.float64)
 
 
 def ledoit_wolf(statistics: Statistics) -> float:
