@@ -1,83 +1,31 @@
-"""Figures for the page, as plotly's JSON.
-
-Colours are names such as `@text`, `@style-2` or `@style-2/0.15` (a seventh opaque), which the page replaces by those of
-its light or dark side; a name that a user gave never stands where such a colour is looked for.
-"""
+"""Figures for the page, as plotly's JSON, one function a kind of plot."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from scenarios.report.look import STYLES
-from scenarios.report.plots import Axis, Bars, Dots, Figure, Heat, Line, Lines, Plot
-
-LONGEST_NAME = 26
-FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
+from scenarios.report.plotly_basics import (
+    axis_of,
+    colour_of,
+    escape,
+    layout_of_all,
+    numbers,
+    rule,
+    shortened,
+    template,
+    whole_step,
+)
+from scenarios.report.plots import Axis, Bars, Dots, Figure, Heat, Line, Lines
 
 
 def plotly_json(figure: Figure) -> dict[str, Any]:
     """Return a figure as `{data, layout}`."""
     drawn = {Lines: _lines, Heat: _heat, Dots: _dots, Bars: _bars}[type(figure.plot)]
     traces, layout = drawn(figure.plot)  # type: ignore[operator]
-    return {"data": traces, "layout": _layout(figure.plot) | layout}
-
-
-def _layout(plot: Plot) -> dict[str, Any]:
-    return {
-        "autosize": True,
-        "margin": {"l": 8, "r": 12, "t": 12, "b": 8, "autoexpand": True},
-        "paper_bgcolor": "@clear",
-        "plot_bgcolor": "@clear",
-        "font": {"family": FONT, "size": 13, "color": "@text"},
-        "showlegend": False,
-        "hovermode": "closest",
-        "hoverlabel": {
-            "bgcolor": "@surface",
-            "bordercolor": "@line",
-            "font": {"color": "@text", "size": 13},
-            "align": "left",
-        },
-        "dragmode": "zoom",
-    }
-
-
-def _axis(axis: Axis, **more: Any) -> dict[str, Any]:
-    shown: dict[str, Any] = {
-        "automargin": True,
-        "gridcolor": "@grid",
-        "linecolor": "@line",
-        "zeroline": False,
-        "tickfont": {"size": 12, "color": "@muted"},
-        "ticks": "",
-    }
-    if axis.label:
-        shown["title"] = {"text": escape(axis.label), "font": {"size": 12, "color": "@muted"}, "standoff": 10}
-    if axis.log:
-        shown |= {"type": "log", "dtick": 1, "exponentformat": "none", "minor": {"showgrid": False}}
-    if axis.percent:
-        shown["tickformat"] = ".3~%"
-    if axis.marked:
-        shown |= {
-            "tickmode": "array",
-            "tickvals": list(axis.marked),
-            "ticktext": [f"{value:g}" for value in axis.marked],
-        }
-    if axis.whole:
-        shown["tickformat"] = ",d"
-    return shown | more
-
-
-def _whole_step(largest: float) -> int:
-    """Return a step of whole numbers, 1, 2 or 5 times a power of ten, that marks an axis about ten times."""
-    power = 1
-    while True:
-        for step in (power, 2 * power, 5 * power):
-            if largest <= 12 * step:
-                return step
-        power *= 10
+    return {"data": traces, "layout": layout_of_all() | layout}
 
 
 def _lines(plot: Lines) -> tuple[list[dict[str, Any]], dict[str, Any]]:
@@ -88,31 +36,26 @@ def _lines(plot: Lines) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         traces.append(_line(line, plot))
     shapes = []
     if plot.diagonal:
-        shapes.append(_rule(0, 0, 1, 1))
+        shapes.append(rule(0, 0, 1, 1))
     if plot.target is not None:
-        shapes.append(_rule(0, plot.target, 1, plot.target) | {"xref": "paper"})
-    across = _axis(plot.x)
+        shapes.append(rule(0, plot.target, 1, plot.target) | {"xref": "paper"})
+    across = axis_of(plot.x)
     if plot.x.whole:
-        across["dtick"] = _whole_step(max((value for line in plot.lines for value in line.x), default=0.0))
-    layout: dict[str, Any] = {"height": 340, "xaxis": across, "yaxis": _axis(plot.y), "shapes": shapes}
+        across["dtick"] = whole_step(max((value for line in plot.lines for value in line.x), default=0.0))
+    layout: dict[str, Any] = {"height": 340, "xaxis": across, "yaxis": axis_of(plot.y), "shapes": shapes}
     if plot.diagonal:
         layout["xaxis"]["range"] = layout["yaxis"]["range"] = [-0.02, 1.02]
     return traces, layout
-
-
-def _rule(x0: float, y0: float, x1: float, y1: float) -> dict[str, Any]:
-    line = {"color": "@muted", "width": 1, "dash": "dot"}
-    return {"type": "line", "layer": "below", "x0": x0, "y0": y0, "x1": x1, "y1": y1, "line": line}
 
 
 def _band(line: Line) -> dict[str, Any]:
     return {
         "type": "scatter",
         "mode": "lines",
-        "x": [*_plain(line.x), *_plain(line.x)[::-1]],
-        "y": [*_plain(line.high), *_plain(line.low)[::-1]],
+        "x": [*numbers(line.x), *numbers(line.x)[::-1]],
+        "y": [*numbers(line.high), *numbers(line.low)[::-1]],
         "fill": "toself",
-        "fillcolor": f"{_colour(line.style)}/0.14",
+        "fillcolor": f"{colour_of(line.style)}/0.14",
         "line": {"width": 0},
         "hoverinfo": "skip",
         "name": escape(line.name),
@@ -127,28 +70,28 @@ def _line(line: Line, plot: Lines) -> dict[str, Any]:
     trace: dict[str, Any] = {
         "type": "scatter",
         "mode": "lines+markers" if line.marks else "lines",
-        "x": _plain(line.x),
-        "y": _plain(line.y),
+        "x": numbers(line.x),
+        "y": numbers(line.y),
         "name": escape(line.name),
         "legendgroup": line.name,
         "line": {
-            "color": _colour(line.style) if kind else "@faint",
+            "color": colour_of(line.style) if kind else "@faint",
             "width": 2.2 if kind else 1,
             "dash": kind.dash if kind else "solid",
         },
         "hovertemplate": f"<b>{template(line.name)}</b><br>{y}<br>{template(plot.x.label)}: {x}<extra></extra>",
     }
     if line.marks:
-        trace["marker"] = {"symbol": kind.marker if kind else "circle", "size": 8, "color": _colour(line.style)}
+        trace["marker"] = {"symbol": kind.marker if kind else "circle", "size": 8, "color": colour_of(line.style)}
         if len(line.low):
             trace["error_y"] = {
                 "type": "data",
                 "symmetric": False,
-                "array": _plain(np.subtract(line.high, line.y)),
-                "arrayminus": _plain(np.subtract(line.y, line.low)),
+                "array": numbers(np.subtract(line.high, line.y)),
+                "arrayminus": numbers(np.subtract(line.y, line.low)),
                 "thickness": 1.4,
                 "width": 4,
-                "color": _colour(line.style),
+                "color": colour_of(line.style),
             }
     return trace
 
@@ -168,7 +111,7 @@ def _heat(plot: Heat) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     )
     trace: dict[str, Any] = {
         "type": "heatmap",
-        "z": [_plain(row) for row in plot.values],
+        "z": [numbers(row) for row in plot.values],
         "x": list(range(len(columns))),
         "y": list(range(len(rows))),
         "customdata": names,
@@ -193,10 +136,10 @@ def _heat(plot: Heat) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     turned = {"autotickangles": [0, -40, -90]}
     layout = {
         "height": int(np.clip(110 + (30 if plot.written else 18) * len(rows), 240, 900)),
-        "xaxis": _axis(
+        "xaxis": axis_of(
             Axis(plot.column_label), tickvals=list(range(len(columns))), ticktext=columns, **turned, **place
         ),
-        "yaxis": _axis(
+        "yaxis": axis_of(
             Axis(plot.row_label), tickvals=list(range(len(rows))), ticktext=rows, autorange="reversed", **place
         ),
     }
@@ -217,12 +160,12 @@ def _dots(plot: Dots) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         trace: dict[str, Any] = {
             "type": "scatter",
             "mode": "markers",
-            "x": _plain([dot.value]),
+            "x": numbers([dot.value]),
             "y": [place],
             "marker": {
                 "symbol": kind.marker if kind else "circle",
                 "size": 10,
-                "color": _colour(dot.style),
+                "color": colour_of(dot.style),
                 "line": {"width": 0},
             },
             "name": escape(dot.name),
@@ -232,18 +175,18 @@ def _dots(plot: Dots) -> tuple[list[dict[str, Any]], dict[str, Any]]:
             trace["error_x"] = {
                 "type": "data",
                 "symmetric": False,
-                "array": _plain([dot.high - dot.value]),
-                "arrayminus": _plain([dot.value - dot.low]),
+                "array": numbers([dot.high - dot.value]),
+                "arrayminus": numbers([dot.value - dot.low]),
                 "thickness": 2,
                 "width": 5,
-                "color": _colour(dot.style),
+                "color": colour_of(dot.style),
             }
         traces.append(trace)
     names = [shortened(dot.name) for dot in plot.dots]
     layout = {
         "height": 84 + 30 * len(names),
-        "xaxis": _axis(plot.x),
-        "yaxis": _axis(
+        "xaxis": axis_of(plot.x),
+        "yaxis": axis_of(
             Axis(""),
             tickvals=list(range(len(names))),
             ticktext=names,
@@ -253,7 +196,7 @@ def _dots(plot: Dots) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         "shapes": [],
     }
     if plot.reference is not None:
-        layout["shapes"] = [_rule(plot.reference, 0, plot.reference, 1) | {"yref": "paper"}]
+        layout["shapes"] = [rule(plot.reference, 0, plot.reference, 1) | {"yref": "paper"}]
     return traces, layout
 
 
@@ -264,7 +207,7 @@ def _bars(plot: Bars) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     trace: dict[str, Any] = {
         "type": "bar",
         "x": list(range(len(values))),
-        "y": _plain(values),
+        "y": numbers(values),
         "marker": {"color": ["@gain" if value >= 0 else "@harm" for value in values]},
         "customdata": [
             f"{escape(name)}</b>{'<br>' if note else ''}{escape(note)}"
@@ -276,8 +219,8 @@ def _bars(plot: Bars) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         trace["error_y"] = {
             "type": "data",
             "symmetric": False,
-            "array": _plain(np.subtract(plot.high, values)),
-            "arrayminus": _plain(np.subtract(values, plot.low)),
+            "array": numbers(np.subtract(plot.high, values)),
+            "arrayminus": numbers(np.subtract(values, plot.low)),
             "thickness": 1.2,
             "width": 2,
             "color": "@muted",
@@ -287,31 +230,7 @@ def _bars(plot: Bars) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     layout = {
         "height": 340,
         "bargap": 0.25 if few else 0,
-        "xaxis": _axis(plot.x, showgrid=False, **(ticks | {"tickangle": -55} if few else {})),
-        "yaxis": _axis(plot.y, zeroline=True, zerolinecolor="@muted", zerolinewidth=1),
+        "xaxis": axis_of(plot.x, showgrid=False, **(ticks | {"tickangle": -55} if few else {})),
+        "yaxis": axis_of(plot.y, zeroline=True, zerolinecolor="@muted", zerolinewidth=1),
     }
     return [trace], layout
-
-
-def _colour(style: int | None) -> str:
-    return "@muted" if style is None else f"@style-{style}"
-
-
-def _plain(values: Sequence[float] | np.ndarray[Any, Any]) -> list[float | None]:
-    """Return numbers with six digits, which no screen shows more of; not a number as None, which JSON has."""
-    return [float(f"{value:.6g}") if np.isfinite(value) else None for value in np.asarray(values, dtype=np.float64)]
-
-
-def shortened(name: str, limit: int = LONGEST_NAME) -> str:
-    """Return a name as an axis has room for it, harmless in plotly's own small HTML."""
-    return escape(name if len(name) <= limit else name[: limit - 1] + "…")
-
-
-def escape(text: str) -> str:
-    """Return text as plotly writes it: its labels know some tags and entities, and names are to stay what they are."""
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-
-
-def template(text: str) -> str:
-    """Return text for a template, where `%{...}` would be looked up."""
-    return escape(text).replace("%{", "%&#123;")

@@ -14,7 +14,8 @@ import pytest
 from fedgraft.errors import FedGraftError
 from scenarios.report import check_installed
 from scenarios.report.compose import compose
-from scenarios.report.exported_tables import latex_table, markdown_table, write_tables
+from scenarios.report.exported_tables import write_tables
+from scenarios.report.paper_tables import latex_table, markdown_table
 from scenarios.report.pictures import write_pictures
 
 
