@@ -145,6 +145,7 @@ def compare(
     resume: bool = False,
     dry_run: bool = False,
     jobs: int | None = None,
+    ray: str | None = None,
     on_event: Callable[[Event], None] | None = None,
     verbose: bool = False,
 ) -> Comparison:
@@ -157,16 +158,17 @@ def compare(
         resume: go on with the comparison in `out`, or else with the newest unfinished one of this scenario.
         dry_run: only say what the runs will cost, after a short try of each contender.
         jobs: runs that are made side by side; default: what is soonest.
+        ray: the address of a Ray cluster that makes them, `auto` or `host:port`; default: this machine.
         on_event: called with each event of the sweep.
         verbose: let Flower and Ray log to the terminal.
 
     Raises:
         FedGraftError: anything that the user can mend, before a run is made; the text says what to do.
     """
-    from scenarios.sweep.conduct import Options
     from scenarios.sweep.conduct import compare as conduct
+    from scenarios.sweep.options import Options
 
-    options = Options(Path(out) if out is not None else None, resume, dry_run, jobs, verbose)
+    options = Options(Path(out) if out is not None else None, resume, dry_run, jobs, ray, verbose)
     return conduct(scenario, overrides, options, on_event or (lambda event: None))
 
 

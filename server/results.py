@@ -79,6 +79,7 @@ def summary_of(course: Course) -> dict[str, Any]:
         "schema": SCHEMA,
         "name": course.part.name,
         "strategy": course.part.strategy.name,
+        "answer": course.part.strategy.answer,
         "task": task,
         "metric": PRIMARY[task],
         "rounds": course.round_number,
@@ -132,8 +133,11 @@ def _attack_rows(summary: dict[str, Any]) -> list[tuple[str, str]]:
 def headlines(summary: dict[str, Any]) -> list[tuple[str, float]]:
     """Return what a summary leads with: the metric on each part, and how personal heads serve the worst clients."""
     parts = {"central": "central test", "validation": "clients' validation parts"}
+    heads = {"personal": "own heads", "validation": "global head"}
+    if summary["answer"] == "own" and "personal" in summary:  # nobody would use the global head
+        parts, heads = {"personal": "clients' own heads on their validation parts"}, {"personal": "own heads"}
     found = [(label, summary[group][summary["metric"]]) for group, label in parts.items() if summary[group]]
-    for group, label in (("personal", "own heads"), ("validation", "global head")):
+    for group, label in heads.items():
         values = summary.get(group, {}) if "personal" in summary else {}
         for key, who in (("client_mean", "mean of clients"), ("client_worst_decile", "worst tenth of clients")):
             if key in values:

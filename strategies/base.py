@@ -18,6 +18,8 @@ from fedgraft.settings import Settings
 
 Task = Literal["classes", "labels", "real"]
 
+Answer = Literal["global", "own"]
+
 Arrays = Mapping[str, NDArray[Any]]
 """Named arrays: a head, an update, a strategy's state."""
 
@@ -173,6 +175,9 @@ class Strategy(Settings):
 
     everybody: ClassVar[bool] = False
     """Whether every round asks all clients, however many the scenario draws for one."""
+
+    answer: ClassVar[Answer] = "global"
+    """By what it is judged: the global head, or the clients' own heads where no global one is trained as a whole."""
 
     leaves_out: ClassVar[Literal["no", "hosts", "server"]] = "no"
     """Who can make its head without one client's samples: hosts, by its `recipe`, or the server, from `ClassSums`."""

@@ -13,12 +13,13 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from strategies.base import Arrays, Half, Outcome, Replies, Request, Strategy, mean_update, moved
+from strategies.base import Answer, Arrays, Half, Outcome, Replies, Request, Strategy, mean_update, moved
 
 
 class FedPer(Strategy):
     """Clients share an adapter and keep the layer on it, both trained together (Arivazhagan et al., 2019)."""
 
+    answer: ClassVar[Answer] = "own"
     heads: ClassVar[tuple[str, ...]] = ("adapter",)
 
     name: Literal["fedper"] = "fedper"

@@ -15,12 +15,13 @@ from typing import ClassVar, Literal
 
 from pydantic import PositiveInt
 
-from strategies.base import Arrays, Half, Outcome, Replies, Request, Strategy, mean_update, moved
+from strategies.base import Answer, Arrays, Half, Outcome, Replies, Request, Strategy, mean_update, moved
 
 
 class FedRep(Strategy):
     """Clients train their own layer first, then the shared adapter under it (Collins et al., 2021)."""
 
+    answer: ClassVar[Answer] = "own"
     heads: ClassVar[tuple[str, ...]] = ("adapter",)
 
     name: Literal["fedrep"] = "fedrep"

@@ -11,15 +11,17 @@ Client half: alone, with client state. Replies: `sum`, with the weight only.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
-from strategies.base import Arrays, Half, Outcome, Replies, Request, Strategy
+from strategies.base import Answer, Arrays, Half, Outcome, Replies, Request, Strategy
 
 HALF = Half("alone")
 
 
 class LocalOnly(Strategy):
     """Every client trains a head of its own and shares nothing: the floor of every comparison."""
+
+    answer: ClassVar[Answer] = "own"
 
     name: Literal["local-only"] = "local-only"
     """Every client trains a head of its own and shares nothing: the floor of every comparison."""

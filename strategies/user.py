@@ -21,7 +21,7 @@ from pydantic import Field, ValidationError
 
 from fedgraft.recipes import Recipe
 from fedgraft.settings import LocalPath
-from strategies.base import Arrays, Exchange, Outcome, Replies, Request, Strategy, Task
+from strategies.base import Answer, Arrays, Exchange, Outcome, Replies, Request, Strategy, Task
 
 CALLED_WITH: Mapping[str, tuple[str, ...]] = {
     "init": ("head",),
@@ -72,6 +72,11 @@ class UserStrategy(Strategy):
     def everybody(self) -> bool:  # type: ignore[override]
         """Whether every round asks all clients."""
         return self._facts.everybody
+
+    @property
+    def answer(self) -> Answer:  # type: ignore[override]
+        """By what it is judged: the global head, or the clients' own."""
+        return self._facts.answer
 
     @property
     def leaves_out(self) -> Literal["no", "hosts", "server"]:  # type: ignore[override]

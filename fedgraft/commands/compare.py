@@ -42,6 +42,10 @@ def compare(
     jobs: Annotated[
         int | None, typer.Option(help="Runs that are made side by side; default: what is soonest.", min=1)
     ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Have a Ray cluster make the runs: `auto`, or `host:port` of its head."),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
     as_json: JsonOption = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show the logs of Flower and Ray.")] = False,
@@ -51,9 +55,10 @@ def compare(
     Example: [bold]fedgraft compare strategies --set compare.seeds=3 --out comparisons/first[/]
     """
     from fedgraft.commands.compare_display import CompareDisplay
-    from scenarios.sweep.conduct import Options, as_json_document, compare
+    from scenarios.sweep.conduct import as_json_document, compare
+    from scenarios.sweep.options import Options
 
-    options = Options(directory, resume, dry_run, jobs, verbose)
+    options = Options(directory, resume, dry_run, jobs, ray, verbose)
     silent = quiet or as_json
     try:
         if silent:

@@ -52,9 +52,15 @@ class CompareDisplay:
     def show(self, event: Event) -> None:
         """Show one event; kinds that are not known are passed over."""
         if event["kind"] == "plan":
-            self._say(plan_line(event["plan"]))
+            for line in plan_lines_of(event["plan"]):
+                self._say(line)
         elif event["kind"] == "calibrate":
             self._calibrate(event["done"], event["of"])
+        elif event["kind"] == "tune":
+            self._tune(event["done"], event["of"])
+        elif event["kind"] == "tuned":
+            for line in tuned_lines(event["comparison"]):
+                self._say(line)
         elif event["kind"] == "jobs":
             self._begin(dict(event))
         elif event["kind"] == "run":
@@ -68,12 +74,17 @@ class CompareDisplay:
         if self._live is None and done == 0:
             self._say(f"trying {of} short runs, to know what the others will cost")
 
+    def _tune(self, done: int, of: int) -> None:
+        self._note = f"tuning: {done} of {_counted(of, 'run')}" if of else ""
+        if self._live is None and not of:
+            self._say("tuning before the comparison")
+
     def _begin(self, event: dict[str, Any]) -> None:
         from scenarios.sweep.state import SweepState
 
         comparison = event["comparison"]
         self._runs = {run.id: run for run in comparison.runs}
-        self._state = SweepState(comparison, event["jobs"])
+        self._state = SweepState(comparison, event["jobs"], own_answers=event["own_answers"])
         done = len(self._state.finished)
         if done:
             self._say(f"{done} of {len(self._runs)} runs are finished already; {event['open']} are to be made")
@@ -140,16 +151,51 @@ def live_view(state: SweepState, runs: dict[str, PlannedRun], now: float) -> Ren
     return Group(*lines)
 
 
-def plan_line(plan: Any) -> str:
-    """Return what a plan comes to, in one line."""
+def plan_lines_of(plan: Any) -> Iterator[str]:
+    """Yield what a plan comes to: its runs, and what is tuned before them."""
     conditions = {str(run.planned.condition) for run in plan.runs}
     contenders, seeds = plan.contenders, {run.planned.seed for run in plan.runs}
+    alone = sum(run.planned.role == "alone" for run in plan.runs)
     parts = [
         _counted(len(contenders), "contender"),
         _counted(len(conditions), "condition"),
         _counted(len(seeds), "seed"),
     ]
-    return f"{plan.scenario.name}: {_counted(len(plan.runs), 'run')} ({', '.join(parts)})"
+    parts += [f"{alone} of them each client alone"] if alone else []
+    yield f"{plan.scenario.name}: {_counted(len(plan.runs), 'run')} ({', '.join(parts)})"
+    if plan.searches:
+        yield _tuning_line(plan)
+
+
+def _tuning_line(plan: Any) -> str:
+    from scenarios.sweep.tuning import budget_of
+
+    settings = plan.settings.tune
+    budgets = [budget_of(search, settings) for search in plan.searches]
+    tried, rounds = ({budget[place] for budget in budgets} for place in (0, 1))
+    searches, each = ("1 search", "") if len(budgets) == 1 else (f"{len(budgets):,} searches", " each")
+    return (
+        f"before them, {searches} on validation parts, with seed {settings.seed}: {_range(tried)} settings and "
+        f"{_range(rounds)} rounds{each}"
+    )
+
+
+def _range(values: set[int]) -> str:
+    return f"{min(values):,}" if len(values) == 1 else f"{min(values):,} to {max(values):,}"
+
+
+def tuned_lines(found: Comparison) -> Iterator[str]:
+    """Yield what was chosen for each contender under each condition."""
+    from scenarios.comparison.titles import condition_title
+
+    for one in found.tuning:
+        who = ", ".join(part for part in (one.contender, condition_title(one.condition)) if part)
+        if one.error is None and one.metric is not None and one.score is not None:
+            reached = f"{metric_words(one.metric)} {one.score:.4f}"
+            tried = f"best of {one.num_settings} settings in {one.num_rounds} rounds"
+            yield escape(f"tuned: {who}: {condition_title(one.settings)} ({tried}: {reached})")
+        else:
+            yield f"[red]tuning failed:[/] {escape(who)}: {escape(str(one.error))}"
 
 
 def plan_table(found: Comparison) -> Table:
@@ -158,7 +204,7 @@ def plan_table(found: Comparison) -> Table:
     table.add_column("contender")
     for column in ("runs", "seconds a run", "bytes a run", "memory"):
         table.add_column(column, justify="right")
-    for contender in found.contenders:
+    for contender in (*found.contenders, *found.alone):
         runs = [run for run in found.runs if run.contender == contender]
         mark = " (baseline)" if contender == found.baseline else ""
         cells = [_mean(runs, "seconds"), _mean(runs, "bytes"), _mean(runs, "memory_bytes")]

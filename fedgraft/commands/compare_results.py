@@ -53,7 +53,8 @@ def _cells(row: Row, metric: Metric, analysis: Analysis) -> Iterator[str]:
     missing = row.num_planned - row.num_finished
     lost = f" [red]{missing} of {row.num_planned} runs missing[/]" if missing else ""
     yield f"{escape(row.contender)}{mark}{lost}"
-    yield "" if row.value is None else estimate_text(row.value, metric)
+    nothing = "own heads, not judged" if row.own_heads else ""
+    yield nothing if row.value is None else estimate_text(row.value, metric)
     yield "" if row.difference is None else _difference(row.difference, metric)
     yield "" if row.best_probability is None else f"{100 * row.best_probability:.0f} %"
     if analysis.target is not None:

@@ -11,14 +11,15 @@ from fedgraft.metrics import PRIMARY
 from scenarios.comparison.answers import calibration, confusion
 from scenarios.comparison.clients import client_rows, facts_by_seed
 from scenarios.comparison.curves import curve, equal_bytes
-from scenarios.comparison.findings import Analysis, Condition, Curve, Failure, Metric
+from scenarios.comparison.findings import Analysis, Condition, Curve, Failure, Metric, Row
 from scenarios.comparison.overall import overall_verdict
 from scenarios.comparison.records import Comparison, PlannedRun, condition_key
-from scenarios.comparison.results import Result
+from scenarios.comparison.results import CLIENTS, OF_THE_GLOBAL_HEAD, Result
 from scenarios.comparison.rows import Asked, deciding, rows
 from scenarios.comparison.titles import condition_title, contender_title, metric_of
 from scenarios.comparison.transfer import transfer_report
 from scenarios.comparison.verdict import condition_verdict
+from scenarios.comparison.wording import estimate_text
 
 
 def analyse(comparison: Comparison) -> Analysis:
@@ -28,15 +29,16 @@ def analyse(comparison: Comparison) -> Analysis:
         StoreError: no run has finished, or no finished run has the metric that decides.
     """
     results, failures = _results(comparison.runs)
-    if not results:
+    contending = [result for result in results if result.planned.role == "contender"]
+    if not contending:
         reasons = "".join(f"\n  {entry.id}: {entry.error}" for entry in failures)
         raise StoreError(
             f"no run of the comparison {comparison.name} has finished, so there is nothing to say{reasons}"
         )
     task, label_names = _task(results)
-    metric = metric_of(comparison.metric or _main_metric(results), task)
-    _check_metric(results, metric)
-    names = dict.fromkeys(name for result in results for name in result.final)
+    metric = metric_of(comparison.metric or _main_metric(contending), task)
+    _check_metric(contending, metric)
+    names = dict.fromkeys(name for result in contending for name in result.final)
     conditions = tuple(_condition(comparison, settings, results, metric) for settings in comparison.conditions)
     titles = {name: contender_title(name) for name in comparison.contenders}
     return Analysis(
@@ -97,10 +99,11 @@ def _task(results: Sequence[Result]) -> tuple[str, tuple[str, ...]]:
 
 
 def _main_metric(results: Sequence[Result]) -> str:
-    """Return the task's main metric on the central test part, or on the clients' parts if a run has no central one."""
+    """Return the task's main metric on the central test part if it judges all runs, else on the clients' parts."""
     name = PRIMARY[results[0].summary["task"]]
-    central = f"central/{name}"
-    return central if all(central in result.final for result in results) else f"clients/{name}"
+    central, clients = f"central/{name}", f"{CLIENTS}/{name}"
+    judges_all = all(central in result.final for result in results)
+    return clients if not judges_all and any(clients in result.final for result in results) else central
 
 
 def _check_metric(results: Sequence[Result], metric: Metric) -> None:
@@ -121,8 +124,11 @@ def _condition(
     key = condition_key(settings)
     planned: dict[str, list[PlannedRun]] = {}
     for run in comparison.runs_in(settings):
-        planned.setdefault(run.contender, []).append(run)
-    here = [result for result in results if condition_key(result.planned.condition) == key]
+        if run.role == "contender":
+            planned.setdefault(run.contender, []).append(run)
+    every = [result for result in results if condition_key(result.planned.condition) == key]
+    here = [result for result in every if result.planned.role == "contender"]
+    alone = [result for result in every if result.planned.role == "alone"]
     of = {name: [result for result in here if result.planned.contender == name] for name in planned}
     titles = {name: contender_title(name) for name in planned}
     bytes_of_all = equal_bytes(here)
@@ -132,7 +138,10 @@ def _condition(
     calibrations = [calibration(name, titles[name], found) for name, found in of.items()]
     table = rows(planned, of, titles, asked)
     facts = facts_by_seed(here, comparison.directory) if any(_has_clients(result) for result in here) else {}
-    clients = client_rows(of, facts)
+    by_themselves = {
+        name: [result for result in alone if result.planned.contender == name] for name in comparison.alone
+    }
+    clients = client_rows(of | by_themselves, facts)
     score = metric_of("clients/client_mean", str(here[0].summary["task"])) if here else metric
     return Condition(
         settings=settings,
@@ -144,9 +153,10 @@ def _condition(
         clients=clients,
         confusions=tuple(entry for entry in confusions if entry is not None),
         calibrations=tuple(entry for entry in calibrations if entry is not None),
-        transfer=transfer_report(of, titles, clients, score, facts_at_hand=bool(facts)),
+        transfer=transfer_report(of, alone, titles, clients, score, facts_at_hand=bool(facts)),
         verdict=condition_verdict(table, comparison.baseline, metric, comparison.target),
-        notes=_notes(planned, of, titles),
+        notes=(*_notes(planned, of, titles), *_unjudged(table, metric)),
+        tuning=tuple(one for one in comparison.tuning if condition_key(one.condition) == key),
     )
 
 
@@ -180,3 +190,24 @@ def _notes(
             rest = "it is compared over the others" if there else "it has no result"
             notes.append(f"{titles[name]} has no finished run of {seeds}; {rest}.")
     return tuple(notes)
+
+
+def _unjudged(rows: Sequence[Row], metric: Metric) -> list[str]:
+    """Say who has no head that the metric judges, and how its own heads do where they are judged."""
+    part, _, name = metric.name.partition("/")
+    notes = []
+    for row in rows:
+        if not row.own_heads or part not in OF_THE_GLOBAL_HEAD:
+            continue
+        text = (
+            f"{row.title} answers with each client's own head and has no global one to be judged, so it is not ranked"
+        )
+        theirs = row.metrics.get(f"{CLIENTS}/{name}")
+        if theirs is not None:
+            reached = estimate_text(theirs, metric)
+            text += (
+                f"; on the clients' validation parts its heads reach {reached}, and compare.metric: {CLIENTS}/{name} "
+            )
+            text += "ranks all contenders there"
+        notes.append(f"{text}.")
+    return notes

@@ -13,7 +13,7 @@ from scenarios.comparison.results import Result
 
 def confusion(contender: str, title: str, results: Sequence[Result]) -> Confusion | None:
     """Return the counts of all seeds together; None where no run kept any."""
-    tables = [np.array(table) for result in results if (table := result.summary.get("central_confusion"))]
+    tables = [np.array(table) for result in _judged(results) if (table := result.summary.get("central_confusion"))]
     if not tables or len({table.shape for table in tables}) > 1:
         return None
     return Confusion(contender, title, tuple(tuple(int(count) for count in row) for row in np.sum(tables, axis=0)))
@@ -21,7 +21,7 @@ def confusion(contender: str, title: str, results: Sequence[Result]) -> Confusio
 
 def calibration(contender: str, title: str, results: Sequence[Result]) -> Calibration | None:
     """Return the expected calibration error over seeds, and the bins of all seeds together; None where not kept."""
-    kept = [result for result in results if result.summary.get("central_reliability")]
+    kept = [result for result in _judged(results) if result.summary.get("central_reliability")]
     error = estimate(
         {result.seed: value for result in kept if (value := result.final.get("central/calibration_error")) is not None}
     )
@@ -45,3 +45,8 @@ def calibration(contender: str, title: str, results: Sequence[Result]) -> Calibr
             )
         )
     return Calibration(contender, title, error, tuple(bins))
+
+
+def _judged(results: Sequence[Result]) -> list[Result]:
+    """Return those whose answer is the head that the central test part judged."""
+    return [result for result in results if not result.own_answer]

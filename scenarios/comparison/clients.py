@@ -26,16 +26,22 @@ def served_scores(result: Result) -> Scores:
     return final_scores(result, "personal") or final_scores(result, "validation")
 
 
-def tuned_scores(result: Result) -> Scores:
-    """Return each client's score with its own head of the round that had the least loss on its validation part.
+def tuned_scores(results: Sequence[Result], *, last: bool = False) -> Scores:
+    """Return each client's score with its own head that had the least loss on its validation part.
 
-    The score is not what the round is chosen by, so that choosing favours it less; a little it does.
+    The score is not what the head is chosen by, so that choosing favours it less; a little it does.
+
+    Args:
+        results: of clients alone, all of one seed, such as with different learning rates.
+        last: choose among heads after the last round only, not among those of all rounds.
     """
     best: dict[str, tuple[float, float]] = {}
-    for evaluation in result.client_scores["personal"]:
-        for client, (score, loss, _) in evaluation.of.items():
-            if client not in best or loss < best[client][0]:
-                best[client] = (loss, score)
+    for result in results:
+        evaluations = result.client_scores["personal"]
+        for evaluation in evaluations[-1:] if last else evaluations:
+            for client, (score, loss, _) in evaluation.of.items():
+                if client not in best or loss < best[client][0]:
+                    best[client] = (loss, score)
     return {client: score for client, (_, score) in best.items()}
 
 

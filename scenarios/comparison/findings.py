@@ -15,7 +15,7 @@ from pydantic import JsonValue
 
 from scenarios.comparison.client_findings import ClientRow, TransferReport
 from scenarios.comparison.estimates import Difference, Estimate
-from scenarios.comparison.records import Forecast, LeftOut
+from scenarios.comparison.records import Forecast, LeftOut, Tuning
 
 
 @dataclass(frozen=True)
@@ -89,6 +89,7 @@ class Row:
         at_equal_bytes: the deciding metric of the last head that cost no more than `Condition.equal_bytes`; None: it
             made none for so much, or sends no heads at all.
         resources: what it cost.
+        own_heads: whether it answers with the clients' own heads, so that no part for a global one judges it.
     """
 
     contender: str
@@ -102,6 +103,7 @@ class Row:
     to_target: ToTarget | None
     at_equal_bytes: Estimate | None
     resources: Resources
+    own_heads: bool = False
 
 
 @dataclass(frozen=True)
@@ -211,6 +213,7 @@ class Condition:
         transfer: who gains and who is harmed; None where clients have no scores of their own.
         verdict: for this condition.
         notes: what a reader has to know: missing runs, seeds that are not shared.
+        tuning: what was chosen for whom before; empty without tuning.
     """
 
     settings: Mapping[str, JsonValue]
@@ -225,6 +228,7 @@ class Condition:
     transfer: TransferReport | None
     verdict: Verdict
     notes: tuple[str, ...]
+    tuning: tuple[Tuning, ...] = ()
 
 
 @dataclass(frozen=True)

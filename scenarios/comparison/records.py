@@ -27,6 +27,7 @@ FAILED_FILE = "failed.json"
 RUNS_FOLDER = "runs"
 
 State = Literal["open", "finished", "failed"]
+Role = Literal["contender", "alone"]
 Amount = Annotated[float, Field(ge=0)]
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.=+-]*$", max_length=200)]
 """A name that stays inside its folder."""
@@ -66,6 +67,8 @@ class PlannedRun:
         settings: all that this run changes in the scenario: key -> value.
         seed: pairs runs: equal seeds have equal splits, first heads and batches.
         forecast: what it was expected to cost.
+        role: `contender`, or `alone`: clients by themselves, for the transfer report, who compete with nobody.
+        tuned: what it changes beside `settings`: key -> value that tuning chose, or that clients alone are tried with.
         directory: where it lies; a comparison that was written or read knows it.
     """
 
@@ -75,6 +78,8 @@ class PlannedRun:
     settings: Values
     seed: Annotated[int, Field(ge=0)]
     forecast: Forecast | None = None
+    role: Role = "contender"
+    tuned: Values = field(default_factory=dict)
     directory: Path = field(default=Path(), compare=False)
 
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
@@ -112,6 +117,37 @@ class PlannedRun:
 
 
 @dataclass(frozen=True)
+class Tuning:
+    """What a search on validation parts chose for a contender under one condition.
+
+    Attributes:
+        contender: its name.
+        condition: under which it was searched for.
+        seed: of the split, the first heads and the batches; none of those that are compared.
+        metric: what it was chosen by, of the heads that clients would use: `clients/accuracy`; None: nothing was.
+        settings: what was chosen: key -> value.
+        score: the metric with it; None: no setting could be run.
+        error: why the first of them failed, where all did.
+        num_settings: that were tried.
+        num_runs: that this took.
+        num_rounds: of all of them together.
+    """
+
+    contender: str
+    condition: Values
+    seed: int
+    metric: MetricName | None
+    settings: Values
+    score: float | None
+    error: str | None
+    num_settings: int
+    num_runs: int
+    num_rounds: int
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+
+@dataclass(frozen=True)
 class LeftOut:
     """A run directory that was given and could not be used.
 
@@ -140,6 +176,7 @@ class Comparison:
         created: UTC, as `2026-01-31T12:00:00Z`.
         environment: versions, machine, revision; see `server.run_directory.environment`.
         runs: in the order in which they were planned.
+        tuning: what was chosen for whom, once it is; empty without `tune`.
         directory: where it lies; None: nowhere, it was put together of runs that lie elsewhere.
         left_out: directories that could not be used.
         notes: what a reader has to know of how it was put together.
@@ -155,6 +192,7 @@ class Comparison:
     created: str
     environment: Values
     runs: Annotated[tuple[PlannedRun, ...], Field(min_length=1)]
+    tuning: tuple[Tuning, ...] = ()
     directory: Path | None = field(default=None, compare=False)
     left_out: tuple[LeftOut, ...] = ()
     notes: tuple[str, ...] = ()
@@ -164,7 +202,12 @@ class Comparison:
     @cached_property
     def contenders(self) -> tuple[str, ...]:
         """What is compared, each name once, in the order of the plan."""
-        return tuple(dict.fromkeys(run.contender for run in self.runs))
+        return tuple(dict.fromkeys(run.contender for run in self.runs if run.role == "contender"))
+
+    @cached_property
+    def alone(self) -> tuple[str, ...]:
+        """The names of those runs in which clients train by themselves, for the transfer report."""
+        return tuple(dict.fromkeys(run.contender for run in self.runs if run.role == "alone"))
 
     @cached_property
     def conditions(self) -> tuple[Values, ...]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from fedgraft.errors import FedGraftError, StoreError
 from scenarios.comparison.records import PlannedRun
+from strategies.registry import STRATEGIES
 
 PARTS = ("central", "validation", "personal")
 CLIENTS = "clients"
@@ -18,6 +19,9 @@ CLIENTS = "clients"
 
 NO_FEDERATION = ("centralised", "zero-shot", "local-only")
 """Strategies that send no heads, so that their bytes are not to be compared with the others'."""
+
+OF_THE_GLOBAL_HEAD = ("central", "validation")
+"""Parts on which the global head is judged: those who answer with own heads have nothing there."""
 
 
 @dataclass(frozen=True)
@@ -61,13 +65,28 @@ class Result:
         """The strategy's name."""
         return str(self.summary["strategy"])
 
+    @property
+    def own_answer(self) -> bool:
+        """Whether it answers with the clients' own heads: its global one is never trained as a whole, nor judged."""
+        known = STRATEGIES.get(self.strategy)  # runs of before do not say it themselves
+        return bool(self.summary.get("answer", known.answer if known is not None else "global") == "own")
+
     @cached_property
     def final(self) -> dict[str, float]:
         """Every metric that the run ended with, as `central/accuracy`."""
-        found = {f"{part}/{name}": value for part in PARTS for name, value in (self.summary.get(part) or {}).items()}
-        served = self.summary.get("personal") or self.summary.get("validation") or {}
+        judged = [part for part in PARTS if self._judged(part)]
+        found = {f"{part}/{name}": value for part in judged for name, value in (self.summary.get(part) or {}).items()}
+        served = self.summary.get(self._served) or {}
         found |= {f"{CLIENTS}/{name}": value for name, value in served.items()}
         return {name: float(value) for name, value in found.items()}
+
+    def _judged(self, part: str) -> bool:
+        return not (self.own_answer and part in OF_THE_GLOBAL_HEAD)
+
+    @property
+    def _served(self) -> str:
+        """The part that clients judge the head on which they would use."""
+        return "personal" if self.own_answer or self.summary.get("personal") else "validation"
 
     @cached_property
     def _rows(self) -> list[dict[str, Any]]:
@@ -104,7 +123,9 @@ class Result:
         """Return a metric by the round whose head it is of; empty where the run has none."""
         part, _, name = metric.partition("/")
         if part == CLIENTS:
-            part = "personal" if self.summary.get("personal") else "validation"
+            part = self._served
+        if not self._judged(part):
+            return {}
         found: dict[int, float] = {}
         for row in self._rows:
             if name not in row:
@@ -126,7 +147,7 @@ class Result:
             return {part: [] for part in found}
         with path.open(newline="", encoding="utf-8") as file:
             for row in csv.DictReader(file):
-                if row["part"] in found:
+                if row["part"] in found and self._judged(row["part"]):
                     of_round = found[row["part"]].setdefault(int(row["round"]), {})
                     of_round[row["client"]] = (float(row["score"]), float(row["loss"]), int(row["num_samples"]))
         return {part: [ClientScores(number, of[number]) for number in sorted(of)] for part, of in found.items()}

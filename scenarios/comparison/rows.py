@@ -68,6 +68,7 @@ def rows(
             to_target=None if asked.target is None else to_target(results[name], metric, asked.target),
             at_equal_bytes=_at_equal_bytes(results[name], asked),
             resources=_resources(runs, results[name]),
+            own_heads=any(result.own_answer for result in results[name]),
         )
         for name, runs in planned.items()
     )

@@ -1,9 +1,10 @@
 """The transfer report: does a client do better with the federation's head than with what it makes of its own samples?
 
 A client's own head is that of `local-only`: trained from the same start, in the same rounds, with as many steps. Each
-client takes it from the round in which its loss on its validation part was least, which is what a careful owner would
-do; since these samples are also what heads are judged by, the own head is favoured a little and gains are a little
-understated. The same gains against own heads after the last round stand beside them.
+client takes it from the round, and of several learning rates with that, with which its loss on its validation part was
+least, which is what a careful owner would do; since these samples are also what heads are judged by, the own head is
+favoured a little and gains are a little understated. The same gains against own heads after the last round stand beside
+them.
 """
 
 from __future__ import annotations
@@ -26,10 +27,13 @@ from scenarios.comparison.client_findings import (
 from scenarios.comparison.clients import Scores, final_scores, served_scores, tuned_scores
 from scenarios.comparison.estimates import Estimate, Values, estimate
 from scenarios.comparison.findings import Metric
+from scenarios.comparison.records import condition_key
 from scenarios.comparison.results import Result
 from scenarios.comparison.transfer_verdict import transfer_verdict
 
 OWN = "local-only"
+HOW_HEADS_COMBINE = ("strategy", "init", "calibrate")
+"""Blocks of a scenario that say nothing of how a client alone would train."""
 TRAITS = {
     "num_train": "training samples",
     "label_skew": "label skew",
@@ -41,6 +45,9 @@ NO_CHANGE = 1e-9
 
 SeedGains = dict[int, dict[str, float]]
 """Seed -> client -> gain."""
+
+Own = Mapping[int, Sequence[Result]]
+"""Seed -> the runs of which each client takes its own head."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +61,7 @@ class Sides:
 
 def transfer_report(
     of: Mapping[str, Sequence[Result]],
+    alone: Sequence[Result],
     titles: Mapping[str, str],
     rows: Sequence[ClientRow],
     score: Metric,
@@ -64,6 +72,7 @@ def transfer_report(
 
     Args:
         of: contender -> its runs.
+        alone: runs in which clients train by themselves, beside the contenders.
         titles: contender -> its name in a text.
         rows: the condition's clients.
         score: what scores of clients mean: shares of right answers, or squared errors.
@@ -71,29 +80,48 @@ def transfer_report(
     """
     if not rows:
         return None
-    own = next((name for name, results in of.items() if any(result.strategy == OWN for result in results)), None)
+    alone = [*alone, *(result for results in of.values() for result in results if result.strategy == OWN)]
     same = _same_clients([results[0] for results in of.values() if results])
     sign = 1.0 if score.higher_is_better else -1.0
     found = []
     for contender, results in of.items():
-        if contender == own or any(result.strategy in (OWN, "centralised") for result in results):
+        if any(result.strategy in (OWN, "centralised") for result in results):
             continue
-        for sides in _sides(results, of[own] if own is not None else ()):
+        own = _own_heads(results, alone)
+        for sides in _sides(results, own):
             gains = _gains(results, sides, sign)
             if gains:
-                last = _against_last(results, sides, of[own] if own is not None else (), sign)
+                last = _against_last(results, sides, own, sign)
                 found.append(_transfer(contender, titles[contender], sides.kind, gains, last, rows, score, same))
     notes = []
-    if own is None:
+    if not alone:
         notes.append(
-            f"No contender is each client alone; with the strategy {OWN} among the contenders the report says who "
-            "gains from the federation and who is harmed."
+            "No runs train each client alone; with compare.transfer: true (--set compare.transfer=true --resume adds "
+            "them) the report says who gains from the federation and who is harmed."
         )
     if not facts_at_hand:
         notes.append("The data are not at hand, so it is not known what those who gain or lose have in common.")
     if not same:
         notes.append("Each seed divides the samples anew, so that a client of one seed is not that of another.")
-    return TransferReport(own, same, tuple(found), tuple(notes))
+    return TransferReport(alone[0].planned.contender if alone else None, same, tuple(found), tuple(notes))
+
+
+def _own_heads(results: Sequence[Result], alone: Sequence[Result]) -> Own:
+    """Return the runs alone that trained as a contender did, by seed; those of the first kind if none did."""
+    wanted = {_training(result) for result in results}
+    alike = [result for result in alone if _training(result) in wanted]
+    if not alike and alone:
+        alike = [result for result in alone if _training(result) == _training(alone[0])]
+    found: dict[int, list[Result]] = {}
+    for result in alike:
+        found.setdefault(result.seed, []).append(result)
+    return found
+
+
+def _training(result: Result) -> str:
+    """Return what a run changes in how clients train, as a text that is the same for equal changes."""
+    settings = result.planned.settings
+    return condition_key({key: settings[key] for key in settings if key.split(".")[0] not in HOW_HEADS_COMBINE})
 
 
 def _same_clients(results: Sequence[Result]) -> bool:
@@ -102,9 +130,9 @@ def _same_clients(results: Sequence[Result]) -> bool:
     return all(entry.partition.name == "natural" and entry.source.name != "synthetic" for entry in data)
 
 
-def _sides(results: Sequence[Result], own: Sequence[Result]) -> list[Sides]:
+def _sides(results: Sequence[Result], own: Own) -> list[Sides]:
     """Return which heads of a contender are held against which others."""
-    tuned = {result.seed: tuned_scores(result) for result in own}
+    tuned = {seed: tuned_scores(found) for seed, found in own.items()}
     if not any(result.client_scores["personal"] for result in results):
         return [Sides("global-against-own", lambda result: final_scores(result, "validation"), tuned)]
     received = {result.seed: final_scores(result, "validation") for result in results}
@@ -125,11 +153,11 @@ def _gains(results: Sequence[Result], sides: Sides, sign: float) -> SeedGains:
     return found
 
 
-def _against_last(results: Sequence[Result], sides: Sides, own: Sequence[Result], sign: float) -> Estimate | None:
+def _against_last(results: Sequence[Result], sides: Sides, own: Own, sign: float) -> Estimate | None:
     """Return the mean gain against own heads after the last round."""
     if sides.kind == "personal-against-global":
         return None
-    last = Sides(sides.kind, sides.ours, {result.seed: final_scores(result, "personal") for result in own})
+    last = Sides(sides.kind, sides.ours, {seed: tuned_scores(found, last=True) for seed, found in own.items()})
     return estimate(_means(_gains(results, last, sign)))
 
 

@@ -17,7 +17,7 @@ from scenarios.report.curve_figures import curves_topic
 from scenarios.report.overview import overview_part
 from scenarios.report.plots import Axis, Dots, Figure
 from scenarios.report.quality_figures import quality_topic
-from scenarios.report.results_tables import metrics_table, results_table
+from scenarios.report.results_tables import metrics_table, results_table, tuning_table
 from scenarios.report.wording import (
     change,
     count,
@@ -137,6 +137,8 @@ def _part(analysis: Analysis, condition: Condition, looks: Looks) -> Part:
         quality_topic(analysis, condition, looks, key),
         cost_topic(condition, looks, key),
     ]
+    if condition.tuning:
+        topics.append(Topic("What was tuned", table=tuning_table(analysis, condition, looks)))
     every = metrics_table(analysis, condition, looks)
     if every is not None:
         topics.insert(3, Topic("All metrics", table=every))

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from scenarios.comparison.estimates import Estimate
 from scenarios.comparison.findings import Analysis, Condition, Metric, Row
+from scenarios.comparison.titles import condition_title, metric_of
 from scenarios.report import contents
 from scenarios.report.contenders import Looks, best_first, leader
 from scenarios.report.contents import Cell, Column, Order, Table
@@ -60,6 +61,9 @@ def _row(analysis: Analysis, condition: Condition, row: Row, looks: Looks) -> co
     notes = ["baseline"] if several and row.contender == analysis.baseline else []
     if row.num_finished < row.num_planned:
         notes.append(f"{row.num_finished} of {row.num_planned} runs")
+    unjudged = row.value is None and row.own_heads
+    if unjudged:
+        notes.append("own heads, not judged here")
     cells = [Cell(row.title, note=", ".join(notes))]
     cells.append(_estimate(row.value, metric, "best" if several and best is row else ""))
     if several:
@@ -70,7 +74,7 @@ def _row(analysis: Analysis, condition: Condition, row: Row, looks: Looks) -> co
         cells.append(_estimate(row.at_equal_bytes, metric))
     cells.append(_amount(row.resources.bytes, size))
     cells.append(_amount(row.resources.seconds, duration))
-    return contents.Row(tuple(cells), looks.styles[row.contender], failed=row.value is None)
+    return contents.Row(tuple(cells), looks.styles[row.contender], failed=row.value is None and not unjudged)
 
 
 def _estimate(found: Estimate | None, metric: Metric, look: str = "") -> Cell:
@@ -153,3 +157,26 @@ def overview_table(analysis: Analysis, looks: Looks) -> Table:
         rows.append(contents.Row(tuple(cells), looks.styles[name]))
     note = f"Mean and 95% interval; the best of each column in bold. {HOW_TO_SORT}"
     return Table(f"{sentence_case(metric.title)} by condition", tuple(columns), tuple(rows), note)
+
+
+def tuning_table(analysis: Analysis, condition: Condition, looks: Looks) -> Table:
+    """Return what each contender was given by tuning, by which score, and what the search spent."""
+    first = next((one.metric for one in condition.tuning if one.metric is not None), None)
+    metric = analysis.metric if first is None else metric_of(first, analysis.task)
+    columns = (
+        Column("contender", "text", "ascending"),
+        Column("chosen", "text", "ascending"),
+        Column("validation score", first=_best_first(metric)),
+        Column("settings tried"),
+        Column("rounds spent"),
+    )
+    rows = []
+    for one in condition.tuning:
+        chosen = condition_title(one.settings) if one.error is None else f"failed: {one.error}"
+        found = Cell(NOTHING) if one.score is None else Cell(score(one.score, metric), one.score)
+        counts = (Cell(f"{number:,}", number) for number in (one.num_settings, one.num_rounds))
+        title = analysis.contenders.get(one.contender, one.contender)
+        cells = (Cell(title), Cell(chosen), found, *counts)
+        rows.append(contents.Row(cells, looks.styles.get(one.contender), failed=one.error is not None))
+    note = f"Searched with seed {condition.tuning[0].seed}, by {metric.title}; the central test part had no say"
+    return Table("What was tuned", columns, tuple(rows), note)

@@ -1,55 +1,37 @@
-"""Conducting a comparison: plan, forecast, runs, each resumable on its own; `fedgraft.compare` and the command."""
+"""Conducting a comparison: plan, forecast, tuning, runs, each resumable; `fedgraft.compare` and the command."""
 
 from __future__ import annotations
 
-import contextlib
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fedgraft.errors import FedGraftError, LaunchError, StoreError, listed
-from fedgraft.features.locks import locked
+from fedgraft.errors import FedGraftError, StoreError
 from fedgraft.files import write_text
 from fedgraft.progress import Event
-from scenarios.comparison.names import differing_keys, flat
-from scenarios.comparison.records import COMPARISON_FILE, RUNS_FOLDER, Comparison, Forecast, read_comparison
-from scenarios.loader import load_scenario
+from scenarios.comparison.records import (
+    RUNS_FOLDER,
+    Comparison,
+    PlannedRun,
+    Tuning,
+    read_comparison,
+)
 from scenarios.schema import Scenario
-from scenarios.sweep.bench import Message, Task, make_here
-from scenarios.sweep.costs import fitting_jobs, forecasts
-from scenarios.sweep.plan import Plan, SweepRun, plan
-from scenarios.sweep.workers import make_in_workers
+from scenarios.sweep.bench import Message, Task
+from scenarios.sweep.benches import Benches, benches_for, check_runtime, placed
+from scenarios.sweep.costs import forecasts
+from scenarios.sweep.options import Options
+from scenarios.sweep.place import SCENARIO_FILE, directory_of, known_comparison
+from scenarios.sweep.plan import Plan, SweepRun, own_answers, plan
+from scenarios.sweep.proposals import check_installed as optuna_installed
+from scenarios.sweep.searches import with_settings
+from scenarios.sweep.tuning import tune, tuning_of
 from scenarios.writer import to_yaml
 
-PARENT = "comparisons"
-SCENARIO_FILE = "scenario.yaml"
-MAY_DIFFER = (
-    *("runtime", "tracking"),
-    *(f"compare.{name}" for name in ("seeds", "baseline", "metric", "target", "most_runs")),
-)
-"""Keys in which a comparison that goes on may differ from what it was begun with: no run that is there changes."""
-
-
-@dataclass(frozen=True)
-class Options:
-    """How a comparison is conducted.
-
-    Attributes:
-        out: its directory; None: a new one below `comparisons/`, or with `resume` the newest unfinished one.
-        resume: go on with it: finished runs stay, failed ones are tried again.
-        dry_run: make the plan and the forecast only.
-        jobs: processes that make runs side by side; None: what is soonest.
-        verbose: let Flower and Ray log to the terminal.
-    """
-
-    out: Path | None = None
-    resume: bool = False
-    dry_run: bool = False
-    jobs: int | None = None
-    verbose: bool = False
+TUNING_FOLDER = "tuning"
 
 
 def compare(
@@ -64,7 +46,7 @@ def compare(
         scenario: a file, the name of a shipped scenario, or a `Scenario`; it has a `compare` block.
         overrides: `key.sub=value`, as `--set` takes them.
         options: how.
-        show: called with each event: `plan`, `calibrate`, `jobs`, `run` and `note`.
+        show: called with each event: `plan`, `calibrate`, `tune`, `jobs`, `run` and `note`.
 
     Returns:
         The comparison; runs that failed are in it. With `dry_run` and no directory it lies nowhere.
@@ -77,10 +59,14 @@ def compare(
 
     planned = plan(scenario, overrides)
     check_installed(planned.scenario.tracking)
+    if planned.searches:
+        optuna_installed()
+    if options.ray is not None:
+        check_runtime(planned)
     quieten(options.verbose)
     show({"kind": "plan", "plan": planned})
-    with _directory(planned, options) as directory:
-        known = _known(planned, directory) if options.resume else None
+    with directory_of(planned, options) as directory:
+        known = known_comparison(planned, directory) if options.resume else None
         comparison = _comparison(planned, known)
         comparison = _with_forecasts(comparison, planned, show)
         if directory is None:
@@ -88,7 +74,9 @@ def compare(
         write_text(directory / SCENARIO_FILE, to_yaml(planned.scenario))
         comparison = comparison.write(directory)
         if not options.dry_run:
-            _make(comparison, planned, options, show)
+            with benches_for(comparison, planned, options) as benches:
+                comparison, runs = _tuned(comparison, planned, benches, show)
+                _make(comparison, runs, benches, show)
     return read_comparison(directory)
 
 
@@ -109,6 +97,7 @@ def _comparison(planned: Plan, known: Comparison | None) -> Comparison:
         created=str(facts["created"]) if known is None else known.created,
         environment=facts if known is None else known.environment,
         runs=tuple(replace(run.planned, forecast=kept.get(run.planned.id)) for run in planned.runs),
+        tuning=() if known is None else known.tuning,
     )
 
 
@@ -136,122 +125,77 @@ def _with_forecasts(comparison: Comparison, planned: Plan, show: Callable[[Event
     )
 
 
-def _make(comparison: Comparison, planned: Plan, options: Options, show: Callable[[Event], None]) -> None:
+def _tuned(
+    comparison: Comparison, planned: Plan, benches: Benches, show: Callable[[Event], None]
+) -> tuple[Comparison, list[SweepRun]]:
+    """Tune what is to be tuned, unless it has been; return the comparison and its runs with what was chosen."""
+    settings, directory = planned.settings.tune, placed(comparison)
+    runs = list(planned.runs)
+    if settings is None or not planned.searches:
+        return comparison, runs
+    tunings = comparison.tuning
+    if not tunings:
+        show({"kind": "tune", "done": 0, "of": 0, "settings": settings, "searches": planned.searches})
+
+        def tell(done: int, of: int) -> None:
+            show({"kind": "tune", "done": done, "of": of})
+
+        folder = directory / TUNING_FOLDER
+        tunings = tune(planned.searches, settings, comparison.metric, folder, benches.make, tell)
+    runs = [_with_tuning(run, tunings) for run in runs]
+    of = {run.planned.id: run.planned.tuned for run in runs}
+    changed = tuple(replace(run, tuned=of[run.id]) for run in comparison.runs)
+    comparison = replace(comparison, runs=changed, tuning=tunings).write(directory)
+    show({"kind": "tuned", "comparison": comparison})
+    return comparison, runs
+
+
+def _with_tuning(run: SweepRun, tunings: Sequence[Tuning]) -> SweepRun:
+    """Return a run with the settings that were chosen for it."""
+    found = tuning_of(tunings, run.planned)
+    if found is None or not found.settings:
+        return run
+    scenario, faults = with_settings(run.scenario, found.settings)
+    if scenario is None:  # it ran while it was tried
+        raise StoreError(f"the settings that were chosen for {run.planned.contender} are refused: {faults[0].message}")
+    return SweepRun(replace(run.planned, tuned=dict(found.settings)), scenario)
+
+
+def _make(
+    comparison: Comparison, sweep_runs: Sequence[SweepRun], benches: Benches, show: Callable[[Event], None]
+) -> None:
     """Make all runs that are not finished, and write down which failed."""
-    scenarios: dict[str, SweepRun] = {run.planned.id: run for run in planned.runs}
+    scenarios = {run.planned.id: run.scenario for run in sweep_runs}
     runs = {run.id: run for run in comparison.runs}
-    directory = comparison.directory
-    if directory is None:
-        raise StoreError("the comparison lies nowhere")
+    directory = placed(comparison)
     open_runs = [run for run in comparison.runs if run.state != "finished"]
     for run in open_runs:
         run.retry()
+    hopeless = {run.id: error for run in open_runs if (error := _tuning_error(comparison, run)) is not None}
     tasks = [
-        Task(run.id, scenarios[run.id].scenario.model_dump_json(), str(directory / RUNS_FOLDER / run.id))
+        Task(run.id, scenarios[run.id].model_dump_json(), str(directory / RUNS_FOLDER / run.id))
         for run in open_runs
+        if run.id not in hopeless
     ]
-    jobs = _jobs(planned, [run.forecast for run in open_runs], options.jobs)
-    show({"kind": "jobs", "jobs": jobs, "open": len(tasks), "comparison": comparison})
+    event = {"kind": "jobs", "jobs": benches.number, "open": len(open_runs), "comparison": comparison}
+    show({**event, "own_answers": own_answers(sweep_runs)})
 
     def heard(identifier: str, message: Message) -> None:
         if message["kind"] == "failed":
             runs[identifier].fail(str(message["error"]))
         show({**message, "kind": "run", "what": message["kind"], "id": identifier})
 
-    if jobs == 1:
-        make_here(tasks, heard)
-    else:
-        make_in_workers(tasks, jobs, heard, directory / "workers.log")
+    for identifier, error in hopeless.items():
+        heard(identifier, {"kind": "failed", "error": error})
+    benches.make(tasks, heard)
 
 
-def _jobs(planned: Plan, costs: list[Forecast | None], wanted: int | None) -> int:
-    """Return how many processes make the runs: one where each run starts processes of its own."""
-    runtimes = {run.scenario.runtime.name for run in planned.runs}
-    if runtimes != {"inline"}:
-        return 1
-    threads = max(run.scenario.runtime.threads for run in planned.runs)
-    return min(wanted, max(1, len(costs))) if wanted else fitting_jobs(costs, threads)
-
-
-@contextlib.contextmanager
-def _directory(planned: Plan, options: Options) -> Iterator[Path | None]:
-    """Yield the comparison's directory, locked; None for a forecast that is not to be kept.
-
-    Raises:
-        StoreError: it holds another comparison, or can't be written.
-        LaunchError: another process is at it.
-    """
-    from server.run_directory import new_directory
-
-    if options.dry_run and options.out is None:
-        yield None
-        return
-    parent = Path(PARENT).absolute()
-    path = options.out.absolute() if options.out else None
-    if path is None and options.resume:
-        path = _newest_unfinished(parent, planned)
-        if path is None:
-            raise StoreError(
-                f"there is no unfinished comparison of {planned.shown_as} below {parent} to go on with; "
-                "name its folder with --out, or start without --resume"
-            )
-    path = path or new_directory(parent, planned.scenario.name)
-    if (path / COMPARISON_FILE).exists() and not options.resume:
-        raise StoreError(
-            f"{path} already holds a comparison; give another folder with --out, or --resume to go on with it"
-        )
-    if (path / "run.json").exists():
-        raise StoreError(f"{path} holds a run; give another folder with --out")
-    lock = path / ".lock"
-    write_text(path / ".writable", "")
-    (path / ".writable").unlink()
-    try:
-        with locked(lock, wait=False) as ours:
-            if not ours:
-                raise LaunchError(f"another process is at the comparison in {path}; wait for it, or end it")
-            yield path
-    finally:
-        with contextlib.suppress(OSError):  # nothing could begin: leave no empty folder
-            path.rmdir()
-            parent.rmdir()
-
-
-def _known(planned: Plan, directory: Path | None) -> Comparison | None:
-    """Return the comparison that is there to go on with, if any.
-
-    Raises:
-        StoreError: it is of another scenario; names the keys that differ.
-    """
-    if directory is None or not (directory / COMPARISON_FILE).exists():
+def _tuning_error(comparison: Comparison, run: PlannedRun) -> str | None:
+    """Return why a run can't be made: no setting that was tried for it could be run; None: it can."""
+    found = tuning_of(comparison.tuning, run)
+    if found is None or found.error is None:
         return None
-    known = read_comparison(directory)
-    differing = _differing(directory, planned.scenario)
-    if differing:
-        raise StoreError(
-            f"the comparison in {directory} was begun with another scenario (other: {listed(differing)}); go on with "
-            f"its own: fedgraft compare {directory / SCENARIO_FILE} --out {directory} --resume"
-        )
-    return known
-
-
-def _differing(directory: Path, scenario: Scenario) -> list[str]:
-    """Return the keys in which a comparison's scenario differs from another, as far as they matter."""
-    before, now = (
-        flat(entry.model_dump(mode="json")) for entry in (load_scenario(directory / SCENARIO_FILE), scenario)
-    )
-    keys = differing_keys([before, now])
-    return [key for key in keys if not any(key == name or key.startswith(f"{name}.") for name in MAY_DIFFER)]
-
-
-def _newest_unfinished(parent: Path, planned: Plan) -> Path | None:
-    """Return the newest comparison of this scenario that has runs to be made, or None."""
-    found = []
-    for path in parent.glob(f"{planned.scenario.name}-*/{COMPARISON_FILE}"):
-        with contextlib.suppress(FedGraftError):  # one of another release is none of ours
-            same = not _differing(path.parent, planned.scenario)
-            if same and any(run.state != "finished" for run in read_comparison(path.parent).runs):
-                found.append(path)
-    return max(found, key=lambda path: path.stat().st_mtime).parent if found else None
+    return f"none of the {found.num_settings} settings that were tried could be run; the first says: {found.error}"
 
 
 def as_json_document(comparison: Comparison) -> dict[str, Any]:

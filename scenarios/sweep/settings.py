@@ -7,8 +7,7 @@ from typing import Annotated, Any
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from fedgraft.settings import Settings, setting_fault
-
-Seed = Annotated[int, Field(ge=0, lt=2**63)]
+from scenarios.sweep.tune_settings import Seed, TuneSettings
 
 PARTS = ("central", "validation", "personal", "clients")
 """Of a run's evaluation: the first half of a metric's name."""
@@ -38,6 +37,15 @@ class CompareSettings(Settings):
     central test part, or on the clients' validation parts where there is none."""
     target: float | None = None
     """A value of the metric; rounds, bytes and seconds until a run reaches it are reported. null: none."""
+    transfer: bool | dict[str, Annotated[tuple[Any, ...], Field(min_length=1)]] = Field(
+        default=False, examples=[{"train.optimizer.learning_rate": [0.001, 0.005, 0.02]}]
+    )
+    """Whether each client is also trained alone (`local-only`), with every contender's own training settings, so that
+    the report says who gains from the federation and who is harmed. Values of keys: alone with each of these, of which
+    every client takes what its own validation part likes best."""
+    tune: TuneSettings | None = None
+    """Settings that are searched for before the comparison, by validation parts, with the same budget for every
+    contender; needs the extra `tune`. null: all run as they are given."""
     most_runs: PositiveInt = 10_000
     """A plan of more runs is refused, since it is rarely meant."""
 
@@ -68,6 +76,16 @@ class CompareSettings(Settings):
         for number, entry in enumerate(self.list):
             if not entry:
                 raise setting_fault(f"list.{number}", "an empty entry; give it keys, or leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _tuned_on_another_seed(self) -> CompareSettings:
+        seeds = range(1, self.seeds + 1) if isinstance(self.seeds, int) else self.seeds
+        if self.tune is not None and self.tune.seed in seeds:
+            raise setting_fault(
+                "tune.seed",
+                f"came {self.tune.seed}, which is compared too; take another, so that nobody is tuned to it",
+            )
         return self
 
     @property

@@ -10,6 +10,7 @@ from typing import Any
 from fedgraft.errors import FedGraftError
 from fedgraft.progress import Event
 from scenarios.comparison.records import Comparison, PlannedRun
+from scenarios.comparison.results import CLIENTS, OF_THE_GLOBAL_HEAD
 
 LESS_IS_BETTER = ("loss", "error", "spread")
 """Last words of metrics of which less is better."""
@@ -28,6 +29,7 @@ class SweepState:
         finished: ids, those of before too.
         failed: id -> why.
         values: contender -> the deciding metric of its finished runs.
+        own_answers: contenders that answer with their clients' own heads.
     """
 
     comparison: Comparison
@@ -38,6 +40,7 @@ class SweepState:
     finished: set[str] = field(default_factory=set)
     failed: dict[str, str] = field(default_factory=dict)
     values: dict[str, list[float]] = field(default_factory=dict)
+    own_answers: frozenset[str] = frozenset()
     metric: str | None = None
     task: str = "classes"
 
@@ -71,7 +74,7 @@ class SweepState:
     def _count(self, run: PlannedRun) -> None:
         self.finished.add(run.id)
         value = self.value_of(run)
-        if value is not None:
+        if value is not None and run.role == "contender":
             self.values.setdefault(run.contender, []).append(value)
 
     def value_of(self, run: PlannedRun) -> float | None:
@@ -79,10 +82,18 @@ class SweepState:
         try:
             summary = run.run.summary
             self.task = str(summary["task"])
-            self.metric = self.comparison.metric or self.metric or _main_metric(summary)
+            self.metric = self.comparison.metric or self.metric or self._main_metric(summary)
+            part = self.metric.partition("/")[0]
+            if run.contender in self.own_answers and part in OF_THE_GLOBAL_HEAD:
+                return None  # its global head is no answer
             return value_in(summary, self.metric)
         except (FedGraftError, OSError, ValueError, KeyError, TypeError):
             return None
+
+    def _main_metric(self, summary: Mapping[str, Any]) -> str:
+        """Return what decides where nothing is said: on the central test part only if it judges all contenders."""
+        part = "central" if summary["central"] and not self.own_answers else CLIENTS
+        return f"{part}/{summary['metric']}"
 
     def seconds_left(self, now: float) -> float | None:
         """Return for how long the sweep will go on; None as long as nothing is known of it."""

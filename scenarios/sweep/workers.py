@@ -1,4 +1,4 @@
-"""Worker processes that make the runs of a sweep side by side."""
+"""Runs side by side: the work is shared out among workers, which here are processes of this machine."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import subprocess
 import sys
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeAlias
 
 import fedgraft
 from scenarios.sweep.bench import Listener, Message, Task
@@ -24,18 +24,36 @@ ROOT = Path(fedgraft.__file__).resolve().parent.parent
 
 GRACE_SECONDS = 5.0
 
-_End = None
+
+class Worker(Protocol):
+    """Who makes runs, one at a time, and puts what it says of them into an inbox."""
+
+    task: Task | None
+    """What it is at; None: nothing, it can be given more."""
+
+    def give(self, task: Task) -> None:
+        """Have it make a run."""
+
+    def death(self) -> str:
+        """Return what ended it, once it has ended, in words."""
+
+    def end(self) -> None:
+        """End it; a run that it was making can be gone on with."""
 
 
-class Worker:
-    """One process, and the task that it is at.
+Inbox: TypeAlias = "queue.SimpleQueue[tuple[Worker, dict[str, Any] | None]]"
+"""Messages of workers, each with its worker; None in a message's place says that the worker ended."""
+
+
+class WorkerProcess:
+    """One process of this machine, and the task that it is at.
 
     Args:
-        inbox: where its messages go, each with the worker; None in a message's place says that it ended.
+        inbox: where its messages go.
         log: what it prints beside its messages.
     """
 
-    def __init__(self, inbox: queue.SimpleQueue[tuple[Worker, dict[str, Any] | None]], log: Path) -> None:
+    def __init__(self, inbox: Inbox, log: Path) -> None:
         self.task: Task | None = None
         paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
@@ -60,12 +78,12 @@ class Worker:
                 self._process.stdin.write(line.encode())
                 self._process.stdin.flush()
 
-    def _listen(self, inbox: queue.SimpleQueue[tuple[Worker, dict[str, Any] | None]]) -> None:
+    def _listen(self, inbox: Inbox) -> None:
         if self._process.stdout is not None:
             for line in self._process.stdout:
                 with contextlib.suppress(ValueError):  # the last line of a process that was killed
                     inbox.put((self, json.loads(line)))
-        inbox.put((self, _End))
+        inbox.put((self, None))
 
     def death(self) -> str:
         """Return what ended the process, once it has ended, in words."""
@@ -92,7 +110,7 @@ class Worker:
 
 
 def make_in_workers(tasks: Sequence[Task], jobs: int, listener: Listener, log: Path) -> None:
-    """Make runs in several processes, each with one at a time.
+    """Make runs in several processes of this machine.
 
     Args:
         tasks: in the order in which they are begun.
@@ -100,22 +118,41 @@ def make_in_workers(tasks: Sequence[Task], jobs: int, listener: Listener, log: P
         listener: called with each message; if it raises, the workers are ended.
         log: what workers print beside their messages.
     """
+    try:
+        share_out(tasks, jobs, listener, lambda inbox: WorkerProcess(inbox, log))
+    finally:
+        if log.exists() and not log.stat().st_size:
+            log.unlink()
+
+
+def share_out(
+    tasks: Sequence[Task], number: int, listener: Listener, start: Callable[[Inbox], Worker], *, replace: bool = True
+) -> None:
+    """Give tasks to workers as these become free, and pass on what they say.
+
+    Args:
+        tasks: in the order in which they are begun.
+        number: of workers.
+        listener: called with each message; if it raises, the workers are ended.
+        start: starts a worker.
+        replace: start another for one that ended; otherwise only where none is left.
+    """
     waiting = deque(tasks)
-    inbox: queue.SimpleQueue[tuple[Worker, dict[str, Any] | None]] = queue.SimpleQueue()
+    inbox: Inbox = queue.SimpleQueue()
     workers: list[Worker] = []
     try:
-        for _ in range(min(jobs, len(waiting))):
-            workers.append(Worker(inbox, log))
+        for _ in range(min(number, len(waiting))):
+            workers.append(start(inbox))
             workers[-1].give(waiting.popleft())
         while any(worker.task is not None for worker in workers):
             worker, message = _next(inbox)
-            if message is _End:
+            if message is None:
                 workers.remove(worker)
                 worker.end()
                 if worker.task is not None:
                     listener(worker.task.id, {"kind": "failed", "error": worker.death()})
-                if waiting:
-                    workers.append(Worker(inbox, log))
+                if waiting and (replace or not workers):
+                    workers.append(start(inbox))
                     workers[-1].give(waiting.popleft())
                 continue
             _pass_on(worker, message, listener)
@@ -124,11 +161,9 @@ def make_in_workers(tasks: Sequence[Task], jobs: int, listener: Listener, log: P
     finally:
         for worker in workers:
             worker.end()
-        if log.exists() and not log.stat().st_size:
-            log.unlink()
 
 
-def _next(inbox: queue.SimpleQueue[tuple[Worker, dict[str, Any] | None]]) -> tuple[Worker, dict[str, Any] | None]:
+def _next(inbox: Inbox) -> tuple[Worker, dict[str, Any] | None]:
     while True:  # short waits, so that Ctrl-C is heard
         with contextlib.suppress(queue.Empty):
             return inbox.get(timeout=0.2)

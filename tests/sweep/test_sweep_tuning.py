@@ -1,0 +1,176 @@
+"""Tuning before a comparison: who gets which settings, by which data, at what cost."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from small_scenarios import SMALL, changed
+
+import fedgraft
+from fedgraft.errors import FedGraftError, ScenarioError
+from scenarios.comparison.records import Comparison, read_comparison
+from scenarios.sweep.plan import plan
+from scenarios.sweep.proposals import proposals
+from scenarios.sweep.tune_settings import RangeSettings
+from scenarios.sweep.tuning import Step, steps_of
+
+RATE = "train.optimizer.learning_rate"
+GRID = {"strategy": ["fedavg", "fedprox", "ridge"]}
+TUNE = {"space": {RATE: {"low": 1e-6, "high": 0.3, "log": True}, "strategy.mu": [0.01, 0.1, 1]}}
+
+
+def write(folder: Path, tune: dict[str, Any], **changes: Any) -> Path:
+    path = folder / "tuned.yaml"
+    compare = {"grid": GRID, "seeds": [1, 2], "tune": tune, **changes}
+    path.write_text(yaml.safe_dump({**changed(SMALL, {}), "compare": compare}, sort_keys=False))
+    return path
+
+
+def tries(found: Comparison, contender: str) -> list[dict[str, Any]]:
+    """Return what lies on disk of a contender's search: one entry a run, from its own files."""
+    assert found.directory is not None
+    runs = []
+    for path in sorted((found.directory / "tuning" / contender).iterdir()):
+        scenario = yaml.safe_load((path / "scenario.yaml").read_text())
+        runs.append({"scenario": scenario, **json.loads((path / "summary.json").read_text())})
+    return runs
+
+
+def test_steps_by_hand() -> None:
+    """Of 9 settings 3 go on, each step has three times the rounds of the one before; 27 halve twice; 4 never do."""
+    assert steps_of(9, 3, 20) == [Step(9, 7), Step(3, 20)]
+    assert steps_of(27, 3, 20) == [Step(27, 3), Step(9, 7), Step(3, 20)]
+    assert steps_of(8, 2, 20) == [Step(8, 5), Step(4, 10), Step(2, 20)]
+    assert steps_of(4, 3, 20) == [Step(4, 20)]
+    assert steps_of(9, None, 20) == [Step(9, 20)]
+    assert steps_of(9, 3, 1) == [Step(9, 1)]  # a closed form has one round, and no need of a second step
+
+
+def test_a_small_space_is_tried_whole_and_a_large_one_evenly() -> None:
+    assert proposals({"a": (1, 2), "b": ("x", "y")}, 4, 0) == [
+        {"a": 1, "b": "x"},
+        {"a": 1, "b": "y"},
+        {"a": 2, "b": "x"},
+        {"a": 2, "b": "y"},
+    ]
+    space = {"rate": RangeSettings(low=1e-4, high=1.0, log=True), "block": ({"name": "a"}, {"name": "b"})}
+    found = proposals(space, 33, 5)
+    assert len({json.dumps(entry) for entry in found}) == 33
+    assert proposals(space, 33, 5) == found
+    assert proposals(space, 33, 6) != found
+    decades = np.floor(np.log10([entry["rate"] for entry in found]) + 4).astype(int)
+    counts = np.bincount(decades, minlength=4)  # a sequence that fills evenly: 32 of its points give 8 a decade
+    assert counts.sum() == 33
+    assert set(counts) <= {7, 8, 9}
+    many = proposals({"a": tuple(range(10)), "b": tuple(range(10))}, 60, 0)
+    assert len({json.dumps(entry) for entry in many}) == 60
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
+    folder = tmp_path_factory.mktemp("tuned")
+    return fedgraft.compare(write(folder, TUNE), out=folder / "c", jobs=1)
+
+
+def test_budgets_are_equal_by_the_records_of_the_runs(tuned: Comparison) -> None:
+    """9 settings for 2 of 4 rounds and 3 for all 4: 30 rounds each; ridge trains nothing and has no mu."""
+    for contender in ("fedavg", "fedprox"):
+        rounds = [run["rounds"] for run in tries(tuned, contender)]
+        assert sorted(rounds) == [2] * 9 + [4] * 3
+    assert [(one.contender, one.num_settings, one.num_runs, one.num_rounds) for one in tuned.tuning] == [
+        ("fedavg", 9, 12, 30),
+        ("fedprox", 9, 12, 30),
+    ]
+    assert sorted(path.name for path in (Path(str(tuned.directory)) / "tuning").iterdir()) == ["fedavg", "fedprox"]
+
+
+def test_the_choice_is_the_best_on_validation_parts_of_a_seed_of_its_own(tuned: Comparison) -> None:
+    """Rates from 1e-6, with which nothing is learned, to 0.3: the best of the last step is what all runs have."""
+    for one in tuned.tuning:
+        runs = tries(tuned, one.contender)
+        assert {run["scenario"]["seed"] for run in runs} == {0}
+        last = [run for run in runs if run["rounds"] == 4]
+        best = max(last, key=lambda run: (run["validation"]["accuracy"], -run["validation"]["loss"]))
+        rate = best["scenario"]["train"]["optimizer"]["learning_rate"]
+        assert one.settings[RATE] == rate
+        assert one.score == best["validation"]["accuracy"]
+        assert rate > 1e-3
+        worst = min(runs, key=lambda run: run["scenario"]["train"]["optimizer"]["learning_rate"])
+        assert worst["validation"]["accuracy"] < one.score
+        for run in tuned.runs:
+            if run.contender == one.contender:
+                assert run.tuned == one.settings
+                scenario = yaml.safe_load((run.directory / "scenario.yaml").read_text())
+                assert scenario["train"]["optimizer"]["learning_rate"] == rate
+                assert scenario["strategy"].get("mu") == one.settings.get("strategy.mu")
+    assert [run.tuned for run in tuned.runs if run.contender == "ridge"] == [{}, {}]
+
+
+def test_a_killed_search_goes_on_and_chooses_the_same(tuned: Comparison, tmp_path: Path) -> None:
+    def interrupt(event: Any) -> None:
+        if event["kind"] == "tune" and event["done"] == 14:
+            raise KeyboardInterrupt
+
+    path = write(tmp_path, TUNE)
+    with pytest.raises(KeyboardInterrupt):
+        fedgraft.compare(path, out=tmp_path / "c", jobs=1, on_event=interrupt)
+    folder = tmp_path / "c" / "tuning"
+    before = {place: place.stat().st_mtime_ns for place in folder.glob("*/*/summary.json")}
+    assert 12 <= len(before) < 24
+    assert read_comparison(tmp_path / "c").tuning == ()
+    found = fedgraft.compare(path, out=tmp_path / "c", jobs=1, resume=True)
+    assert {place: place.stat().st_mtime_ns for place in before} == before
+    assert found.tuning == tuned.tuning
+    assert [run.tuned for run in found.runs] == [run.tuned for run in tuned.runs]
+
+
+def test_what_a_contender_sets_itself_stays(tmp_path: Path) -> None:
+    grid = {"strategy": [{"name": "fedprox", "mu": 0.5}, "fedprox"], "data.partition.alpha": [0.1, 9]}
+    found = plan(write(tmp_path, TUNE, grid=grid))
+    assert [(one.contender, one.condition["data.partition.alpha"], [*one.space]) for one in found.searches] == [
+        ("fedprox mu=0.5", 0.1, [RATE]),
+        ("fedprox", 0.1, [RATE, "strategy.mu"]),
+        ("fedprox mu=0.5", 9, [RATE]),
+        ("fedprox", 9, [RATE, "strategy.mu"]),
+    ]
+
+
+def test_bad_spaces_are_named_all_at_once(tmp_path: Path) -> None:
+    space = {"strategy.nu": [1], "train.batch_size": [8, 0], "data.partition.alpha": [1], "seed": [2]}
+    with pytest.raises(ScenarioError) as caught:
+        plan(write(tmp_path, {"space": space}))
+    text = str(caught.value)
+    assert "compare.tune.space.strategy.nu: no contender has this key, or each sets it itself" in text
+    assert "did you mean 'strategy.mu'" in text
+    assert "compare.tune.space.train.batch_size: came 0" in text
+    assert "compare.tune.space.data.partition.alpha: can't be searched" in text
+    assert "compare.tune.space.seed: can't be searched" in text
+    with pytest.raises(ScenarioError, match=r"tune.seed: came 2, which is compared too; take another"):
+        plan(write(tmp_path, {**TUNE, "seed": 2}))
+    with pytest.raises(ScenarioError, match=r"came 0\.1, which is not above low 0\.3"):
+        plan(write(tmp_path, {"space": {RATE: {"low": 0.3, "high": 0.1}}}))
+
+
+def test_settings_that_nobody_can_run_fail_their_contender_only(tmp_path: Path) -> None:
+    """A rate of 1e300 gives numbers that are not finite; the other contender is compared all the same."""
+    tune = {"space": {"strategy.mu": [1e300, 2e300]}}
+    found = fedgraft.compare(write(tmp_path, tune, seeds=[1]), out=tmp_path / "c", jobs=1)
+    assert [(run.contender, run.state) for run in found.runs] == [
+        ("fedavg", "finished"),
+        ("fedprox", "failed"),
+        ("ridge", "finished"),
+    ]
+    assert str(found.runs[1].error).startswith("none of the 2 settings that were tried could be run; the first says: ")
+
+
+def test_without_optuna_it_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(FedGraftError, match=r"needs optuna.*pip install 'fedgraft\[tune\]'"):
+        fedgraft.compare(write(tmp_path, TUNE), out=tmp_path / "c")
