@@ -110,5 +110,9 @@ def verdict_lines(analysis: Analysis) -> Iterator[str]:
         yield f"[bold]{escape(analysis.verdict.headline)}[/]"
     for sentence in analysis.verdict.sentences:
         yield escape(sentence)
+    for condition in analysis.conditions:
+        where = f"{condition.title}: " if condition.title else ""
+        for note in condition.notes:
+            yield f"[yellow]note:[/] {escape(where + note)}"
     for note in analysis.notes:
         yield f"[yellow]note:[/] {escape(note)}"

@@ -168,7 +168,8 @@ def _planned(
                 [*combinations, *alone], conditions, names, stems, scenarios, strict=True
             )
             if found is not None
-        ]
+        ],
+        tuned=settings.tune is not None,
     )
     whole = CompareSettings.model_validate_json(json.dumps(replaced(block, absolute).plain()))
     runs = tuple(_run(entry, seed) for seed in settings.all_seeds for entry in _by_condition(entries))
@@ -200,9 +201,15 @@ def _absolute(one: Combination, absolute: Mapping[int, Located]) -> Combination:
     return replace(one, settings={key: replaced(value, absolute) for key, value in one.settings.items()})
 
 
-def _different(entries: Sequence[_Entry]) -> list[_Entry]:
-    """Return the entries without clients alone that are the same run as a contender, or as others alone."""
-    seen = {entry.scenario.model_dump_json() for entry in entries if entry.combination.role == "contender"}
+def _different(entries: Sequence[_Entry], tuned: bool) -> list[_Entry]:
+    """Return the entries without clients alone that are the same run as a contender, or as others alone.
+
+    Args:
+        entries: all of them.
+        tuned: whether contenders are tuned, so that none of them is what it is now.
+    """
+    contending = (entry for entry in entries if entry.combination.role == "contender" and not tuned)
+    seen = {entry.scenario.model_dump_json() for entry in contending}
     kept = []
     for entry in entries:
         text = entry.scenario.model_dump_json() if entry.combination.role == "alone" else ""

@@ -84,7 +84,8 @@ class SweepState:
             self.task = str(summary["task"])
             self.metric = self.comparison.metric or self.metric or self._main_metric(summary)
             part = self.metric.partition("/")[0]
-            if run.contender in self.own_answers and part in OF_THE_GLOBAL_HEAD:
+            own_heads = run.role == "alone" or run.contender in self.own_answers
+            if own_heads and part in OF_THE_GLOBAL_HEAD:
                 return None  # its global head is no answer
             return value_in(summary, self.metric)
         except (FedGraftError, OSError, ValueError, KeyError, TypeError):

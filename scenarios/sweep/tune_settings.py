@@ -50,7 +50,7 @@ class TuneSettings(Settings):
     trials: PositiveInt = 9
     """How many settings are tried for each contender; a space that has fewer is tried whole."""
     halving: Annotated[int, Field(ge=2)] | None = 3
-    """Successive halving: the first tries are short, the best of so many go on to so many times the rounds, until one
-    is left, which has all rounds. null: every setting has all rounds."""
+    """Successive halving: first tries are short, one of so many goes on to so many times the rounds, and those of the
+    last step, two or more, have all rounds. null: every setting has all rounds."""
     seed: Seed = 0
     """Of the split, the first heads and the batches of the search; none of the seeds that are compared."""
