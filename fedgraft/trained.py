@@ -139,7 +139,7 @@ def trained_model(run: Run) -> TrainedModel:
             "it is another run's head, or damaged"
         )
     if blocks:
-        backbone = _with_blocks(backbone, blocks, scenario.unfreeze, summary["rounds"])
+        backbone = _with_blocks(backbone, blocks, scenario.unfreeze, summary.get("best_round", summary["rounds"]))
     card = Card(
         name=scenario.name,
         run_id=str(run.facts["run_id"]),

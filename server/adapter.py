@@ -102,6 +102,8 @@ class PackedStrategy(FlwrStrategy):
         """Heads without each client of the round, `(num_clients, *shape)`, after one that asked for them."""
         self.busy_seconds: dict[int, float] = {}
         """Seconds that each host, by node, has spent on its messages."""
+        self.stopped = False
+        """Whether the run ends before its last round."""
         self._plan: tuple[Exchange, ...] = ()
         self._calls: list[Call] = []
         self._gathered: list[Replies] = []
@@ -356,7 +358,7 @@ class PackedStrategy(FlwrStrategy):
 
         The replies to `train` already carry the validation metrics of the head that they received.
         """
-        if server_round < self.server.rounds:
+        if server_round < self.server.rounds and not self.stopped:
             return []
         self._calls = self.roster.calls(np.arange(len(self.roster.names)))
         own = self.strategy.personal(self.state or {})

@@ -101,9 +101,11 @@ def begin(
         adapter.go_back(checkpoint.state, checkpoint.versions)
         report("note", text=f"resumed after round {checkpoint.round_number}")
         number = checkpoint.round_number
-        return Course(
+        course = Course(
             part, directory, grid, roster, adapter, central, counters, checkpoint.head, threads, sites, number
         )
+        course.best = checkpoint.best
+        return course
     head = initial_head(part.head, feature_dim, objective.num_outputs, part.seed)
     adapter.state = dict(adapter.strategy.init(head))
     return Course(part, directory, grid, roster, adapter, central, counters, head, threads, sites)

@@ -38,10 +38,26 @@ class Counters:
 
 
 @dataclass(frozen=True)
+class Best:
+    """The head with the lowest validation loss so far, where a run may stop early.
+
+    Attributes:
+        round_number: the round that it came out of.
+        loss: over the validation parts of the clients that were asked.
+        head: its arrays, those of trained blocks included.
+    """
+
+    round_number: int
+    loss: float
+    head: Arrays
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     """The state after `round_number` rounds; `sizes` are the lengths of the run's growing files then.
 
     `versions` `(num_clients,)` are those of the clients' own state, which lies with their hosts; empty without any.
+    `best` is the head with the lowest validation loss, where a run may stop early.
     """
 
     round_number: int
@@ -50,6 +66,7 @@ class Checkpoint:
     counters: Counters
     sizes: Mapping[str, int]
     versions: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    best: Best | None = None
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
@@ -62,11 +79,15 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     arrays |= {f"state/{name}": value for name, value in checkpoint.state.items()}
     if len(checkpoint.versions):
         arrays["clients/version"] = checkpoint.versions
+    best = checkpoint.best
+    if best is not None:
+        arrays |= {f"best/{name}": value for name, value in best.head.items()}
     facts = {
         "schema": SCHEMA,
         "round": checkpoint.round_number,
         "counters": asdict(checkpoint.counters),
         "sizes": dict(checkpoint.sizes),
+        **({"best": {"round": best.round_number, "loss": best.loss}} if best is not None else {}),
     }
     facts["digest"] = tensors_digest(arrays, facts)
     save_tensors(folder / f"round-{checkpoint.round_number:06d}.safetensors", arrays, facts)
@@ -108,10 +129,12 @@ def _read(path: Path) -> Checkpoint | None:
         )
     if facts.pop("digest", None) != tensors_digest(arrays, facts):
         return None
-    groups: dict[str, dict[str, NDArray[Any]]] = {"head": {}, "state": {}, "clients": {}}
+    groups: dict[str, dict[str, NDArray[Any]]] = {"head": {}, "state": {}, "clients": {}, "best": {}}
     for name, value in arrays.items():
         group, _, rest = name.partition("/")
         groups[group][rest] = value
     versions = groups["clients"].get("version", np.zeros(0, dtype=np.int64))
     counters = Counters(**facts["counters"])
-    return Checkpoint(facts["round"], groups["head"], groups["state"], counters, facts["sizes"], versions)
+    known = facts.get("best")
+    best = None if known is None else Best(known["round"], known["loss"], groups["best"])
+    return Checkpoint(facts["round"], groups["head"], groups["state"], counters, facts["sizes"], versions, best)

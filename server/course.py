@@ -12,7 +12,7 @@ from fedgraft.metrics import Sums
 from fedgraft.progress import report
 from fedgraft.wire.records import Arrays
 from server.adapter import PackedStrategy
-from server.checkpoint import Checkpoint, Counters, last_checkpoint, save_checkpoint
+from server.checkpoint import Best, Checkpoint, Counters, last_checkpoint, save_checkpoint
 from server.evaluation import CentralTest
 from server.exchange import StateLostError
 from server.roster import Roster
@@ -42,6 +42,9 @@ class Course:
     furthest: int = 0
     goings_back: int = 0
     central_sums: Sums | None = None
+    best: Best | None = None
+    head_round: int | None = None
+    """The round that the head came out of, where that is not the last one."""
     pictures: bool = True
 
 
@@ -58,6 +61,7 @@ def save(course: Course) -> None:
         course.counters,
         course.directory.sizes(),
         adapter.versions if adapter.versions.any() else np.zeros(0, dtype=np.int64),
+        course.best,
     )
     save_checkpoint(course.directory.path / "checkpoints", checkpoint)
     course.counters.spend("checkpoint", time.perf_counter() - started)
@@ -80,5 +84,6 @@ def go_back(course: Course, lost: StateLostError) -> None:
         ) from lost
     course.directory.truncate(checkpoint.sizes)
     course.head, course.round_number, course.central_sums = checkpoint.head, checkpoint.round_number, None
+    course.best, course.head_round = checkpoint.best, None
     course.adapter.go_back(checkpoint.state, checkpoint.versions)
     report("note", text=f"{lost}; the run goes back to the end of round {checkpoint.round_number}")

@@ -35,7 +35,7 @@ def write_results(course: Course) -> None:
     """Write `head.safetensors`, the pictures, and last `summary.json`, which marks the run as finished."""
     path = course.directory.path
     report("phase", name="results")
-    save_tensors(path / "head.safetensors", course.head, {"schema": SCHEMA, "round": course.round_number})
+    save_tensors(path / "head.safetensors", course.head, {"schema": SCHEMA, "round": _head_round(course)})
     summary = summary_of(course)
     line = measured_line(summary["hosts"])
     if line is not None:
@@ -48,6 +48,11 @@ def write_results(course: Course) -> None:
     track(course.part.tracking, path, summary)
     write_text(path / "summary.json", json.dumps(summary, indent=2) + "\n")
     report("finished", **{key: summary[key] for key in ("rounds", "bytes_down", "bytes_up")})
+
+
+def _head_round(course: Course) -> int:
+    """Return the round that the head came out of: the last, or the best."""
+    return course.round_number if course.head_round is None else course.head_round
 
 
 def _draw(course: Course, metric: str, title: str) -> None:
@@ -69,7 +74,7 @@ def summary_of(course: Course) -> dict[str, Any]:
     task = adapter.objective.task
     last = adapter.record or RoundRecord(np.zeros(0, dtype=np.int64))
     groups = (
-        course.central.by_group(course.head, course.part.cut_at(course.round_number))
+        course.central.by_group(course.head, course.part.cut_at(_head_round(course)))
         if course.central is not None
         else {}
     )
@@ -83,6 +88,7 @@ def summary_of(course: Course) -> dict[str, Any]:
         "task": task,
         "metric": PRIMARY[task],
         "rounds": course.round_number,
+        **({} if course.head_round is None else {"best_round": course.head_round}),
         "num_clients": len(course.roster.names),
         "num_train": int(course.roster.num_train.sum()),
         "label_names": list(course.roster.label_names),
@@ -153,7 +159,7 @@ def summary_text(summary: dict[str, Any]) -> str:
     rows += [(f"{title}, {label}", f"{value:.4f}") for label, value in headlines(summary)]
     rows += [
         *_group_rows(summary),
-        ("rounds", str(summary["rounds"])),
+        ("rounds", f"{summary['rounds']}{_stopped(summary)}"),
         ("clients", f"{summary['num_clients']} ({summary['num_train']:,} training samples)"),
         *_attack_rows(summary),
         ("bytes down / up", f"{summary['bytes_down']:,} / {summary['bytes_up']:,}"),
@@ -173,6 +179,10 @@ def _group_rows(summary: dict[str, Any]) -> list[tuple[str, str]]:
         (f"{metric.replace('_', ' ')}, group {name}", f"{of[metric]:.4f} ({of['num_samples']:,} samples)")
         for name, of in groups.items()
     ]
+
+
+def _stopped(summary: dict[str, Any]) -> str:
+    return f" (stopped early, the head is that of round {summary['best_round']})" if "best_round" in summary else ""
 
 
 def _hosts_text(hosts: dict[str, Any]) -> str:

@@ -25,6 +25,7 @@ from server.exchange import StateLostError
 from server.results import write_results
 from server.round_record import RoundRecord
 from server.settings import ServerPart
+from server.stopping import note_validation, stops, take_best
 from server.unfreezing import unfreeze
 from strategies.base import Strategy
 
@@ -65,7 +66,7 @@ def _start(course: Course) -> None:
 
 def _further(course: Course) -> bool:
     """Run the next round, or after the last one the run's end; return whether that was the end."""
-    if course.round_number < course.part.server.rounds:
+    if course.round_number < course.part.server.rounds and not stops(course):
         _round(course)
         return False
     _end(course)
@@ -78,6 +79,7 @@ def _round(course: Course) -> None:
     number = course.round_number + 1
     adapter = course.adapter
     unfreeze(course, number)
+    sent = course.head
     shortage = adapter.shortage(number)
     if shortage is not None:
         report("note", text=f"round {number} is skipped: {shortage}")
@@ -86,6 +88,7 @@ def _round(course: Course) -> None:
         metrics = _exchanges(course, adapter, number)
         course.head, record = adapter.head, adapter.record
     course.round_number = number
+    note_validation(course, record, sent)
     if record is not None:
         _write_record(course, record, number)
     _evaluate_centrally(course)
@@ -187,8 +190,11 @@ def _evaluate_centrally(course: Course, group: str = "central") -> None:
 
 
 def _end(course: Course) -> None:
-    """Have all clients evaluate the last head, and write the results."""
-    number, adapter = course.part.server.rounds, course.adapter
+    """Have all clients evaluate the last head, or the best if the run stops early, and write the results."""
+    adapter = course.adapter
+    if stops(course):
+        take_best(course)
+    number = course.round_number if course.head_round is None else course.head_round
     if course.part.calibrate is not None:
         course.head = _made_at_once(course, course.part.calibrate, number, "calibrate")
         course.central_sums = None
@@ -197,6 +203,6 @@ def _end(course: Course) -> None:
         course.central_sums = course.central.evaluate(course.head, course.part.cut_at(number))
     messages = list(adapter.configure_evaluate(number, array_record(course.head), ConfigRecord(), course.grid))
     adapter.aggregate_evaluate(number, answers(course, messages, adapter, number) or [])
-    if adapter.record is not None:
+    if adapter.record is not None and course.head_round is None:
         _write_record(course, adapter.record, number + 1)
     write_results(course)

@@ -33,6 +33,9 @@ class ServerSettings(Settings):
     """How many clients train in a round, drawn anew for each; null: all of them."""
     clients_fraction: Annotated[float, Field(gt=0, le=1)] | None = None
     """The same as a fraction of all clients (rounded, at least one); instead of `clients_per_round`."""
+    patience: PositiveInt | None = None
+    """Early stopping: rounds without a lower loss on the clients' validation parts after which the run ends, with the
+    head that had the lowest. With clients drawn for each round the loss is theirs, and varies. null: all rounds run."""
     checkpoint_every: PositiveInt = 5
     """Rounds between two checkpoints; a killed run resumes from the last one."""
     timeout_seconds: PositiveFloat = 3600.0

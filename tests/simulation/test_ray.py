@@ -42,7 +42,6 @@ SLOW_ROUNDS: dict[str, Any] = {"train.form": "loop", "train.local_epochs": 40, "
 SMALL_IMAGES: dict[str, Any] = {
     "backbone": {"name": "timm:test_resnet", "weights": "random", "input_size": 32},
     "data.source": {"name": "synthetic", "kind": "images", "num_samples": 120, "num_classes": 4},
-    "runtime.threads": 1,
 }
 
 

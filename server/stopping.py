@@ -1,0 +1,50 @@
+"""Early stopping: a run ends when the clients' validation loss has not fallen for some rounds.
+
+Lutz Prechelt, "Early stopping - but when?", 1998. The loss of a round's head comes with the replies to the next round,
+so that it costs no message of its own.
+"""
+
+from __future__ import annotations
+
+from fedgraft.progress import report
+from fedgraft.wire.records import Arrays
+from server.checkpoint import Best
+from server.course import Course
+from server.round_record import RoundRecord
+
+
+def note_validation(course: Course, record: RoundRecord | None, sent: Arrays) -> None:
+    """Remember the head that a round began with, if it is the best so far.
+
+    Args:
+        course: the run, whose `round_number` is the round that ended.
+        record: what the replies said of the head that they received; None: the round was skipped.
+        sent: that head.
+    """
+    if course.part.server.patience is None or record is None:
+        return
+    loss = record.summarised("validation", course.adapter.objective.task).get("loss")
+    if loss is not None and (course.best is None or loss < course.best.loss):
+        course.best = Best(course.round_number - 1, loss, dict(sent))
+
+
+def stops(course: Course) -> bool:
+    """Return whether the run ends before its last round."""
+    patience, best = course.part.server.patience, course.best
+    if patience is None or best is None or course.round_number >= course.part.server.rounds:
+        return False
+    return course.round_number - 1 - best.round_number >= patience
+
+
+def take_best(course: Course) -> None:
+    """Go back to the best head, with which the run ends."""
+    best = course.best
+    if best is None:
+        return
+    report(
+        "note",
+        text=f"no better validation loss than {best.loss:.4g} for {course.part.server.patience} rounds: the run ends "
+        f"after round {course.round_number} with the head of round {best.round_number}",
+    )
+    course.head, course.head_round, course.central_sums = best.head, best.round_number, None
+    course.adapter.stopped = True

@@ -1,0 +1,95 @@
+"""Early stopping: the rule is applied by hand to the losses of a run that was left alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from small_scenarios import small
+
+import fedgraft
+from fedgraft.api import run_resolved
+from fedgraft.progress import listening
+
+PATIENCE = 3
+# Little that can be learnt, and much training: the loss on validation parts soon rises again.
+OVERFITTING: dict[str, Any] = {
+    "data.source.separation": 1.0,
+    "data.source.num_samples": 120,
+    "train.local_epochs": 3,
+    "train.optimizer.learning_rate": 0.1,
+    "server.rounds": 15,
+    "server.checkpoint_every": 1,
+    "data.validation_fraction": 0.4,
+}
+
+
+def ran(out: Path, resume: bool = False, **changes: Any) -> fedgraft.Run:
+    return run_resolved(small(**{**OVERFITTING, **changes}), out, resume=resume, pictures=False, keep_data=True)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> fedgraft.Run:
+    return ran(tmp_path_factory.mktemp("alone") / "run")
+
+
+@pytest.fixture(scope="module")
+def expected(alone: fedgraft.Run) -> tuple[int, int]:
+    """Return the round that stops and the best one: the loss of round r is known once round r + 1 has been had."""
+    losses = [row["loss"] for row in alone.metrics if row["group"] == "validation"]
+    for number in range(1, len(losses)):
+        best = int(np.argmin(losses[:number]))
+        if number - 1 - best >= PATIENCE:
+            assert 0 < best < number < 15
+            return number, best
+    raise AssertionError("the losses fall to the end; the scenario shows nothing")
+
+
+def test_it_stops_when_patience_is_at_its_end(alone: fedgraft.Run, expected: tuple[int, int], tmp_path: Path) -> None:
+    stop, best = expected
+    notes: list[str] = []
+
+    def note(event: Mapping[str, Any]) -> None:
+        if event["kind"] == "note":
+            notes.append(str(event["text"]))
+
+    with listening(note):
+        run = ran(tmp_path / "run", **{"server.patience": PATIENCE})
+    assert (run.summary["rounds"], run.summary["best_round"]) == (stop, best)
+    assert any(f"the run ends after round {stop} with the head of round {best}" in text for text in notes)
+    shorter = ran(tmp_path / "shorter", **{"server.rounds": best})
+    assert all(np.array_equal(value, shorter.head[name]) for name, value in run.head.items())
+    for group in ("central", "validation"):
+        assert run.summary[group] == shorter.summary[group]
+    rows = [row for row in run.metrics if row["group"] == "validation"]
+    assert [row["loss"] for row in rows] == [
+        row["loss"] for row in alone.metrics if row["group"] == "validation" and row["round"] < stop
+    ]
+
+
+def test_stopped_in_between_and_resumed_it_is_the_same(expected: tuple[int, int], tmp_path: Path) -> None:
+    stop, best = expected
+
+    class KilledError(Exception):
+        pass
+
+    def kill(event: Mapping[str, Any]) -> None:
+        if event["kind"] == "round" and event["number"] == best + 2:
+            raise KilledError
+
+    patience = {"server.patience": PATIENCE}
+    with pytest.raises(KilledError), listening(kill):
+        ran(tmp_path / "killed", **patience)
+    resumed = ran(tmp_path / "killed", resume=True, **patience)
+    whole = ran(tmp_path / "whole", **patience)
+    assert (resumed.summary["rounds"], resumed.summary["best_round"]) == (stop, best)
+    assert (resumed.directory / "head.safetensors").read_bytes() == (whole.directory / "head.safetensors").read_bytes()
+
+
+def test_with_patience_enough_all_rounds_run(alone: fedgraft.Run, tmp_path: Path) -> None:
+    run = ran(tmp_path / "run", **{"server.patience": 15})
+    assert "best_round" not in run.summary
+    assert all(np.array_equal(value, alone.head[name]) for name, value in run.head.items())
