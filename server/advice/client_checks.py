@@ -27,7 +27,7 @@ def one_source(facts: Facts) -> str | None:
 def unequal_clients(facts: Facts) -> str | None:
     """Clients differ by more than the chance of their small validation parts."""
     known = _by_client(facts)
-    if known is None:
+    if known is None or facts.own_heads:
         return None
     counts, scores, _ = known
     mean = float(counts @ scores / counts.sum())

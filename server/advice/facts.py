@@ -45,6 +45,8 @@ class Facts:
         personal_scores: the same by the clients' own heads.
         groups: samples and right answers of each group of the central test part, by name.
         trained: whether the head was trained by gradients, round after round.
+        own_heads: whether the strategy answers with the clients' own heads; then all that is said here of the head is
+            said of these, and there is no central test part for them.
     """
 
     task: Task
@@ -59,6 +61,7 @@ class Facts:
     personal_scores: NDArray[np.float64] | None = None
     groups: Mapping[str, tuple[int, float]] = field(default_factory=dict)
     trained: bool = True
+    own_heads: bool = False
 
 
 def facts_of(course: Course, groups: dict[str, tuple[int, float]]) -> Facts:
@@ -69,7 +72,8 @@ def facts_of(course: Course, groups: dict[str, tuple[int, float]]) -> Facts:
         groups: samples and summed scores of each group of the central test part.
     """
     record = course.adapter.record or RoundRecord(np.zeros(0, dtype=np.int64))
-    curve, trained = _curve(course.directory.path / "metrics.jsonl")
+    own = course.adapter.strategy.answer == "own"
+    curve, trained = _curve(course.directory.path / "metrics.jsonl", "personal" if own else "validation")
     whole = len(record.clients) == len(course.roster.names)
     columns: dict[str, NDArray[np.float64]] = record.per_client if whole else {}
     counts = columns.get("num_validation")
@@ -78,24 +82,25 @@ def facts_of(course: Course, groups: dict[str, tuple[int, float]]) -> Facts:
         course.roster.label_names,
         course.roster.names,
         course.roster.num_train,
-        record.metrics,
-        course.central_sums or {},
+        record.personal if own else record.metrics,
+        {} if own else course.central_sums or {},
         curve,
         None if counts is None else counts.astype(np.int64),
-        columns.get("validation_score"),
-        columns.get("personal_score"),
-        groups,
+        columns.get("personal_score" if own else "validation_score"),
+        None if own else columns.get("personal_score"),
+        {} if own else groups,
         trained,
+        own,
     )
 
 
-def _curve(path: Path) -> tuple[list[Point], bool]:
-    """Return the validation parts over rounds, and whether any round trained heads."""
+def _curve(path: Path, group: str) -> tuple[list[Point], bool]:
+    """Return a group of rows over rounds, and whether any round trained heads."""
     points: dict[int, Point] = {}
     trained = False
     for line in path.read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
-        if row["group"] == "validation":
+        if row["group"] == group:
             points[row["round"]] = Point(row["round"], float(row["loss"]), int(row["num_samples"]))
         trained |= row["group"] == "train" and "train_loss" in row
     return [points[number] for number in sorted(points)], trained

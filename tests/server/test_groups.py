@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import yaml
 from safetensors.numpy import load_file
+from small_scenarios import small_file
 
 import fedgraft
 from fedgraft.commands.terminal import out
@@ -21,8 +22,7 @@ def test_each_group_has_its_own_score(tmp_path: Path, capsys: pytest.CaptureFixt
     features = (draw.standard_normal((600, 4)) + 3 * np.eye(4)[labels]).astype(np.float32)
     is_test, group = np.arange(600) >= 400, draw.choice(["new", "old"], 600)
     labels[is_test & (group == "old")] ^= 1
-    given = {"features": features, "labels": labels, "group": group, "is_test": is_test}
-    np.savez(tmp_path / "samples.npz", **given)
+    np.savez(tmp_path / "samples.npz", features=features, labels=labels, group=group, is_test=is_test)
     scenario = {
         "name": "groups",
         "backbone": "identity",
@@ -52,3 +52,11 @@ def test_each_group_has_its_own_score(tmp_path: Path, capsys: pytest.CaptureFixt
     shown = " ".join(capsys.readouterr().out.split())
     assert "accuracy, group old" in shown
     assert "advice: served worse than the other groups: 'old'" in shown
+
+
+def test_heads_that_stay_with_their_clients_are_judged_there(tmp_path: Path) -> None:
+    """Nobody trains a global head under `local-only`: that it answers by chance says nothing."""
+    run = fedgraft.run(small_file(tmp_path, strategy="local-only", **{"server.rounds": 2}), out=tmp_path / "run")
+    accuracy = run.summary["personal"]["accuracy"]
+    assert accuracy > 0.5 > run.summary["validation"]["accuracy"]
+    assert {found["check"] for found in run.summary["advice"]} <= {"trained_too_short", "small_clients", "weak_classes"}
