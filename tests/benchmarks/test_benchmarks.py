@@ -156,3 +156,21 @@ def test_the_ranking_benchmark_runs(tmp_path: Path) -> None:
     assert all(0 < row[key] <= 1 for row in found["rows"] for key in ("validated", "ridge", "trained"))
     assert "| pixels, 16 px | penultimate | 768 |" in out
     assert -1 <= found["agreement"]["all"]["ridge"]["log_me"]["tau"] <= 1
+
+
+def test_few_shots_are_drawn_by_drawer(tmp_path: Path) -> None:
+    """Of 3 alphabets of 4 characters, the third for background: 2 alphabets, 3 shots, 6 clients of 4 drawings each."""
+    from few_shot import NUM_TEST, drawings
+
+    images = np.arange(12 * 20, dtype=np.uint8).reshape(12, 20, 1, 1) * np.ones((1, 1, 28, 28), np.uint8)
+    alphabet, background = np.repeat([0, 1, 2], 4), np.repeat([False, False, True], 4)
+    np.savez(tmp_path / "omniglot_28.npz", images=images, alphabet=alphabet, is_background=background)
+    assert drawings(tmp_path, 5, 3, 0, tmp_path / "federation.npz") == (6, 8)
+    with np.load(tmp_path / "federation.npz") as made:
+        test, client, labels = made["is_test"], made["client"], made["labels"]
+        character, drawer = np.divmod(made["images"][:, 0, 0].astype(int), 20)
+    assert character.tolist() == labels.tolist()
+    assert sorted(np.bincount(labels[test]).tolist()) == [NUM_TEST] * 8
+    assert [sorted(labels[client == name] // 4) for name in np.unique(client[~test])] == [[0] * 4] * 3 + [[1] * 4] * 3
+    assert all(len(np.unique(drawer[client == name])) == 1 for name in np.unique(client))
+    assert not set(client[test]) & set(client[~test])
