@@ -44,7 +44,7 @@ class Facts:
         scores: `(num_clients,)` each client's share of right answers by the last head, where known.
         personal_scores: the same by the clients' own heads.
         groups: samples and right answers of each group of the central test part, by name.
-        trained: whether the head was trained by gradients, round after round.
+        trained: whether the head was trained by gradients, round after round, to the last round asked for.
         own_heads: whether the strategy answers with the clients' own heads; then all that is said here of the head is
             said of these, and there is no central test part for them.
     """
@@ -74,6 +74,8 @@ def facts_of(course: Course, groups: dict[str, tuple[int, float]]) -> Facts:
     record = course.adapter.record or RoundRecord(np.zeros(0, dtype=np.int64))
     own = course.adapter.strategy.answer == "own"
     curve, trained = _curve(course.directory.path / "metrics.jsonl", "personal" if own else "validation")
+    if course.head_round is not None:  # stopped early, with an earlier head: neither too long nor too short
+        curve, trained = [point for point in curve if point.round_number <= course.head_round], False
     whole = len(record.clients) == len(course.roster.names)
     columns: dict[str, NDArray[np.float64]] = record.per_client if whole else {}
     counts = columns.get("num_validation")

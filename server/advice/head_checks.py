@@ -50,7 +50,7 @@ def too_long(facts: Facts) -> str | None:
         )
     return (
         f"the loss on the validation parts was least after round {best.round_number} ({best.loss:.3g}) and rose to "
-        f"{last.loss:.3g}: clients over-fit. Stop there (server.rounds: {best.round_number}), train less in a round "
+        f"{last.loss:.3g}: clients over-fit. Stop there (server.patience), train less in a round "
         "(train.local_epochs) or decay weights (train.optimizer.weight_decay)"
     )
 

@@ -64,7 +64,7 @@ def test_a_loss_that_rose_again_was_trained_too_long() -> None:
     found = advice(facts(curve=curve(0.7, 0.4, 0.3, 0.31, 0.34)))
     assert [one.check for one in found] == ["trained_too_long"]
     assert "least after round 2 (0.3) and rose to 0.34" in found[0].text
-    assert "server.rounds: 2" in found[0].text
+    assert "Stop there (server.patience)" in found[0].text
     assert checks(facts(curve=curve(0.7, 0.4, 0.3, 0.31, 0.32))) == []
 
 

@@ -93,3 +93,11 @@ def test_with_patience_enough_all_rounds_run(alone: fedgraft.Run, tmp_path: Path
     run = ran(tmp_path / "run", **{"server.patience": 15})
     assert "best_round" not in run.summary
     assert all(np.array_equal(value, alone.head[name]) for name, value in run.head.items())
+
+
+def test_advice_is_to_stop_early_until_it_is_done(tmp_path: Path) -> None:
+    """A run that is left alone and trains far too much is told so; one that stopped is not."""
+    much = {"train.local_epochs": 30}
+    alone, stopped = ran(tmp_path / "alone", **much), ran(tmp_path / "run", **much, **{"server.patience": PATIENCE})
+    assert "trained_too_long" in {found["check"] for found in alone.summary["advice"]}
+    assert not {"trained_too_long", "trained_too_short"} & {found["check"] for found in stopped.summary["advice"]}
