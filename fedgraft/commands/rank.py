@@ -100,7 +100,7 @@ class RankDisplay:
             for task in self._progress.task_ids:
                 self._progress.update(task, total=1, completed=1)
                 self._progress.stop_task(task)
-            what = "" if event["role"] == "candidate" else "baseline "
+            what = {"pixels": "baseline ", "random": "baseline "}.get(event["role"], "")
             self._progress.add_task(escaped(f"{what}{event['number']}/{event['of']} {event['title']}"), total=None)
         elif event["kind"] == "progress" and self._progress.task_ids:
             self._progress.update(self._progress.task_ids[-1], total=event["total"], completed=event["done"])
@@ -161,5 +161,5 @@ def verdict_lines(found: Ranking) -> list[str]:
     lines = [f"[green]take {escaped(told.chosen.title)}[/]"]
     lines += [f"  {escaped(reason)}" for reason in told.reasons]
     lines += [f"[yellow]warning:[/] {escaped(warning)}" for warning in told.warnings]
-    lines += [f"[yellow]left out:[/] {escaped(name)}, whose weights are not here" for name, _ in found.missing]
+    lines += [f"[yellow]left out:[/] {escaped(name)}, for the reason that the note gives" for name, _ in found.missing]
     return [*lines, "in the scenario:", escaped(told.yaml.rstrip()), f"results: {escaped(shown(found.directory))}"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, TypeVar
 
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from fedgraft.errors import ModelError, listed, nearest
 from fedgraft.models.blocks import Blocks
-from fedgraft.models.cuts import Architecture, Segment, pool_stages, split, stages_between
+from fedgraft.models.cuts import Architecture, Segment, pool, pool_stages, run_stages, split, stages_between
 from fedgraft.models.info import BackboneInfo
 from fedgraft.models.unfreeze_settings import INPUT
 from fedgraft.models.weights import state_arrays
@@ -57,6 +58,23 @@ class Backbone(nn.Module):
                 images = images.contiguous(memory_format=torch.channels_last)
             features = self.forward(images)
         return features.float().clone()  # an inference tensor could not meet a head that is trained
+
+    def features_at(self, poolings: Mapping[str, str], images: Tensor) -> Tensor:
+        """Return `features` at several cuts from one pass, side by side in the order of the backbone's cuts.
+
+        Args:
+            poolings: how each cut is pooled, as its own `info.pooling` says.
+            images: as `features` takes them.
+        """
+        parts: list[Tensor] = []
+        with torch.inference_mode():
+            x = images.contiguous(memory_format=torch.channels_last) if self._channels_last else images
+            last = None
+            for cut in (cut for cut in self.info.cuts if cut in poolings):
+                stages, pooling = stages_between(self._architecture, last, cut), poolings[cut]
+                x, last = run_stages(self._architecture, pooling, stages, self.model, x), cut
+                parts.append(pool(x, pooling, self._architecture.num_prefix_tokens).float())
+        return torch.cat(parts, dim=1)
 
     def prefix(self, cut: str) -> Segment:
         """Return the module from images to the raw activation at a cut; it shares this backbone's tensors.

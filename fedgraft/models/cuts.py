@@ -112,13 +112,20 @@ def pool_stages(
     architecture: Architecture, pooling: str, stages: Sequence[Stage], model: nn.Module, x: Tensor
 ) -> Tensor:
     """Run stages, and pool what the last one gives to `(N, D)` by `mean`, `class_token` or `own`."""
+    return pool(run_stages(architecture, pooling, stages, model, x), pooling, architecture.num_prefix_tokens)
+
+
+def run_stages(
+    architecture: Architecture, pooling: str, stages: Sequence[Stage], model: nn.Module, x: Tensor
+) -> Tensor:
+    """Run stages, up to what `pool` makes one vector of by the same `pooling`."""
     differs = pooling not in ("own", architecture.own_pooling)
     for stage in stages:
         if stage.name == PENULTIMATE and differs:  # tokens, pooled otherwise than the model's own head does
             x = model.get_submodule(architecture.last_norm or "")(x)
         else:
             x = stage.run(model, x)
-    return pool(x, pooling, architecture.num_prefix_tokens)
+    return x
 
 
 def pool(x: Tensor, pooling: str, num_prefix_tokens: int | None) -> Tensor:

@@ -82,8 +82,13 @@ def choose(scenario: str, own: BackboneSettings, backbones: Named | None, cuts: 
     if faults:
         raise ScenarioError(scenario, faults)
     if not found:
-        raise ModelError("no backbone can be ranked:\n" + "\n".join(f"  {name}: {why}" for name, why in missing))
+        raise nothing_left(missing)
     return Chosen(tuple(dict.fromkeys(found)), tuple(missing))
+
+
+def nothing_left(missing: Sequence[tuple[str, str]]) -> ModelError:
+    """Return the error of a ranking from which everything was left out, with the reasons."""
+    return ModelError("no backbone can be ranked:\n" + "\n".join(f"  {name}: {why}" for name, why in missing))
 
 
 def _installed(own: BackboneSettings) -> Iterator[BackboneSettings]:

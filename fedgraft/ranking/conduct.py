@@ -19,7 +19,7 @@ from fedgraft.models.catalogue import PIXELS
 from fedgraft.models.registry import describe
 from fedgraft.models.settings import BackboneSettings
 from fedgraft.progress import report
-from fedgraft.ranking.candidates import Named, choose
+from fedgraft.ranking.candidates import Named, choose, nothing_left
 from fedgraft.ranking.records import Ranking, Role, Scored
 from fedgraft.ranking.verdict import recommend
 from fedgraft.submission import RunFacts, Submission
@@ -68,9 +68,13 @@ def rank(scenario: Scenario, options: Options) -> Ranking:
         if session is not None:
             session.start(math.ceil(api.num_hosts(asked, room) * session.settings.cpus_per_host))
         bench = Bench(asked, api.num_hosts(asked, room), directory, session, options.verbose)
-        candidates = _ordered(bench.scored(backbone, "candidate") for backbone in _told(chosen.backbones))
+        bench.compute_together(chosen.backbones)
+        missing = list(chosen.missing)
+        candidates = _ordered(bench.candidates(chosen.backbones, missing))
+        if not candidates:
+            raise nothing_left(missing)
         baselines = _ordered(bench.baselines(candidates)) if options.baselines else ()
-        ranking = bench.ranking(scenario.name, candidates, baselines, chosen.missing)
+        ranking = bench.ranking(scenario.name, candidates, baselines, tuple(missing))
         _write(ranking, scenario)
     return ranking
 
@@ -95,6 +99,40 @@ class Bench:
         self._session = session
         self._verbose = verbose
         self._last: Inquired | None = None
+        self._shared_seconds: dict[BackboneSettings, float] = {}
+
+    def compute_together(self, backbones: Sequence[BackboneSettings]) -> None:
+        """Compute the features of backbones that differ by their cut only in one pass; they share its seconds alike."""
+        from fedgraft.features.cuts import replace_cut, store_at_cuts
+        from fedgraft.workspace import open_workspace
+
+        alike: dict[BackboneSettings, list[BackboneSettings]] = {}
+        for backbone in backbones:
+            alike.setdefault(replace_cut(backbone, ""), []).append(backbone)
+        several = {key: group for key, group in alike.items() if len(group) > 1}
+        for number, (key, group) in enumerate(several.items(), 1):
+            title = f"features of {_title(replace_cut(key, f'{len(group)} cuts'))}"
+            report("candidate", number=number, of=len(several), title=title, role="features")
+            scenario = self._scenario
+            samples = open_workspace(scenario.data, scenario.seed, key, scenario.features).federation.samples
+            started = time.perf_counter()
+            cuts = [backbone.cut for backbone in group]
+            if samples.kind != "images":
+                continue
+            with contextlib.suppress(ModelError):  # of one cut or another; each alone says why
+                if store_at_cuts(samples, key, cuts, scenario.features, progress=_features_progress):
+                    share = (time.perf_counter() - started) / len(group)
+                    self._shared_seconds |= dict.fromkeys(group, share)
+
+    def candidates(self, backbones: Sequence[BackboneSettings], missing: list[tuple[str, str]]) -> Iterator[Scored]:
+        """Yield the backbones with their scores; what can't be ranked is told, and added to `missing`."""
+        for number, backbone in enumerate(backbones, 1):
+            report("candidate", number=number, of=len(backbones), title=_title(backbone), role="candidate")
+            try:
+                yield self.scored(backbone, "candidate")
+            except ModelError as error:
+                missing.append((_title(backbone), str(error)))
+                report("note", text=f"{_title(backbone)} is left out: {error}")
 
     def scored(self, backbone: BackboneSettings, role: Role) -> Scored:
         """Return a backbone with its scores and costs.
@@ -129,7 +167,7 @@ class Bench:
             penalty=found.validated.best,
             log_me=by_evidence,
             h_score=by_separation,
-            feature_seconds=prepared["features"],
+            feature_seconds=prepared["features"] + self._shared_seconds.get(backbone, 0.0),
             sum_seconds=sum_seconds,
             picture_seconds=picture_seconds,
             num_bytes=found.counters.bytes_down + found.counters.bytes_up,
@@ -197,11 +235,8 @@ class Bench:
         return found[0]
 
 
-def _told(backbones: Sequence[BackboneSettings]) -> Iterator[BackboneSettings]:
-    """Yield backbones, saying which comes next."""
-    for number, backbone in enumerate(backbones, 1):
-        report("candidate", number=number, of=len(backbones), title=_title(backbone), role="candidate")
-        yield backbone
+def _features_progress(done: int, total: int) -> None:
+    report("progress", what="features", done=done, total=total)
 
 
 def _title(backbone: BackboneSettings) -> str:

@@ -128,7 +128,7 @@ class Ranking:
         num_samples: training samples, all of which were predicted.
         candidates: the best first.
         baselines: raw pixels and random weights, the best first.
-        missing: backbones whose weights are not here and can't be fetched, with the reason.
+        missing: what can't be ranked, with the reason: weights that can't be fetched, features that are not finite.
         recommendation: which to take.
         directory: where `ranking.json` and the winner's `scenario.yaml` lie.
     """

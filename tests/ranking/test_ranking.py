@@ -232,10 +232,35 @@ def test_weights_that_are_not_here_leave_the_others_ranked(digits: Path, call: A
     assert "timm:resnet10t is left out: the pretrained weights of timm:resnet10t aren't on this machine" in " ".join(
         err.split()
     )
-    assert "left out: timm:resnet10t, whose weights are not here" in out
+    assert "left out: timm:resnet10t, for the reason that the note gives" in out
     code, _, err = call(digits, "--backbones", "timm:resnet10t")
     assert code == 2
     assert "no backbone can be ranked" in err
+
+
+def test_features_that_no_score_can_be_made_of_leave_the_others_ranked(digits: Path, tmp_path: Path) -> None:
+    """Weights so large that activations overflow: the candidate is left out at both cuts, and the reason is kept."""
+    from safetensors.numpy import save_file
+
+    from fedgraft.models.registry import load
+
+    small = BackboneSettings(name="torchvision:mobilenet_v3_small", weights="random", input_size=32)
+    arrays = load(small).state_arrays()
+    arrays["features.1.block.2.0.weight"] = arrays["features.1.block.2.0.weight"] * np.float32(1e38)
+    save_file(arrays, tmp_path / "huge.safetensors")
+    huge = {"name": small.name, "weights": str(tmp_path / "huge.safetensors"), "input_size": 32}
+    found = fedgraft.rank(
+        digits, backbones=["pixels", {**huge, "cut": "features.3"}, huge], out=tmp_path / "out", baselines=False
+    )
+    assert [one.title for one in found.candidates] == ["pixels"]
+    (first, why), (second, _) = found.missing
+    assert first == "torchvision:mobilenet_v3_small at features.3"
+    assert second == "torchvision:mobilenet_v3_small at penultimate"
+    assert "gives NaN or infinite features" in why
+    with pytest.raises(
+        ModelError, match=r"no backbone can be ranked:\n  torchvision:mobilenet_v3_small at penult.*NaN"
+    ):
+        fedgraft.rank(digits, backbones=[huge], out=tmp_path / "other", baselines=False)
 
 
 def test_a_backbone_that_takes_one_size_only_keeps_it(digits: Path, tmp_path: Path) -> None:
@@ -271,16 +296,6 @@ def test_what_cannot_be_ranked(digits: Path, ready: Callable[[str], Path], tmp_p
         fedgraft.rank(digits, backbones=[], out=tmp_path / "other")
     with pytest.raises(ModelError, match="no backbone can be ranked"):
         fedgraft.rank(digits, backbones=["timm:resnet10t"], out=tmp_path / "other")
-
-
-@pytest.mark.slow
-def test_ray_gives_the_same_scores(ready: Callable[[str], Path], tmp_path: Path) -> None:
-    """Three shards, behind one process and behind two."""
-    path = ready("classes")
-    found = fedgraft.rank(path, out=tmp_path / "here")
-    other = fedgraft.rank(path, ["runtime={name: ray, hosts: 2}"], out=tmp_path / "there")
-    for score in ("validated", "log_me", "h_score"):
-        assert getattr(found.best, score) == pytest.approx(getattr(other.best, score), rel=1e-12)
 
 
 def scored(name: str, share: float, role: Any = "candidate", ms: float | None = 1.0, **values: Any) -> Scored:
