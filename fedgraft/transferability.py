@@ -108,14 +108,17 @@ def _evidence(eigenvalues: Array, projected: Array, square: float, count: float)
     """
     alpha = beta = 1.0
     residual = weights = 0.0
+    inside = eigenvalues[eigenvalues > 0]
+    outside = max(count - len(inside), 0.0)
     for _ in range(MOST_STEPS):
         before = alpha / beta
         damped = eigenvalues + before
         effective = float((eigenvalues / damped).sum())
+        free = outside + float((before / (inside + before)).sum())  # count - effective, also where they nearly agree
         weights = float((projected / damped**2).sum())
         residual = max(square - float((projected * (eigenvalues + 2 * before) / damped**2).sum()), 0.0)
         alpha = effective / (weights + GUARD)
-        beta = (count - effective) / (residual + GUARD)
+        beta = free / (residual + GUARD)
         if abs(alpha / beta - before) / before <= RELATIVE_CHANGE:
             break
     determinant = float(np.log(alpha + beta * eigenvalues).sum())

@@ -107,6 +107,15 @@ def test_log_me_is_the_evidence_of_a_gaussian() -> None:
     assert log_me(sums_of(features, targets, "real"), "real") == pytest.approx(np.mean(evidences), abs=1e-5)
 
 
+@pytest.mark.parametrize("scale", [1e-18, 1e-6, 1e6, 1e30])
+def test_features_of_any_scale_have_scores(scale: float) -> None:
+    """Deep networks with random weights give such; fewer samples than features leave the noise next to nothing."""
+    features, classes = samples("classes", 20, 60)
+    sums = sums_of(features * scale, classes, "classes")
+    assert np.isfinite(log_me(sums, "classes"))
+    assert h_score(sums) == pytest.approx(pooled_h_score(features, classes), rel=1e-8)  # which knows no scale
+
+
 def test_features_that_repeat_each_other_are_no_trouble() -> None:
     """A copy of every feature: half the eigenvalues are 0, and rounding must not pass for a direction."""
     features, targets = samples("classes", 90, 8)

@@ -62,7 +62,7 @@ class Scored:
     def title(self) -> str:
         """What it is called in a line."""
         name = self.backbone.name
-        if name == "identity" or self.role == "pixels":
+        if name in ("identity", "pixels"):
             return name
         weights = "" if self.backbone.weights == "pretrained" else f", {Path(self.backbone.weights).name} weights"
         return f"{name} at {self.backbone.cut}{weights}"
