@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from clients.norm import STATE as OWN_NORM
 from clients.personal.heads import LAYERS as OWN_LAYER
 from clients.personal.heads import STATE as OWN_HEAD
 from clients.state.tables import Kind, StateTable
@@ -152,7 +153,8 @@ class HalfKind:
             for an adapter.
         layers: of a head with an adapter, what trains and leaves (see `clients.personal.layers`).
         personal: which heads of their own clients have under it: none, ones that they keep (`own`), copies of the
-            received head that they train when they are evaluated (`fine_tuned`), or ones solved then (`blended`).
+            received head that they train when they are evaluated (`fine_tuned`), ones solved then (`blended`), or the
+            received one on blocks with batch norm of their own (`normed`).
     """
 
     build: Callable[[Mapping[str, float]], Adjust]
@@ -161,7 +163,7 @@ class HalfKind:
     state: Mapping[str, Kind] = field(default_factory=dict)
     shares: bool = True
     layers: Literal["", "own", "frozen", "added"] = ""
-    personal: Literal["none", "own", "fine_tuned", "blended"] = "none"
+    personal: Literal["none", "own", "fine_tuned", "blended", "normed"] = "none"
 
 
 HALVES: dict[str, HalfKind] = {
@@ -177,6 +179,7 @@ HALVES: dict[str, HalfKind] = {
     "added_layer": HalfKind(plain, state=OWN_LAYER, shares=False, layers="added", personal="own"),
     "blended_ridge": HalfKind(plain, frozenset({"penalty", "temperature"}), personal="blended"),
     "fine_tune": HalfKind(plain, frozenset({"epochs"}), personal="fine_tuned"),
+    "local_norm": HalfKind(plain, state={OWN_NORM: "norm"}, personal="normed"),
     "sharpness": HalfKind(sharpness, frozenset({"rho"})),
     "dynamic": HalfKind(dynamic, frozenset({"mu"}), state={"control": "span"}),
 }

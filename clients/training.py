@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clients.halves import Adjust, Control
+from clients.norm import LocalNorm
 from clients.settings import Adam, AdamW, OptimizerSettings, TrainSettings
 from clients.tuning import Tuning
 from fedgraft.errors import TrainingError
@@ -178,7 +179,7 @@ def _backward(
     objective: Objective, parameters: Mapping[str, torch.Tensor], features: torch.Tensor, targets: torch.Tensor
 ) -> torch.Tensor:
     """Return a batch's mean loss; its gradient stands at the parameters then."""
-    losses = sample_losses(objective.outputs(parameters, features), targets, objective.loss)
+    losses = sample_losses(objective.outputs(parameters, features, training=True), targets, objective.loss)
     mean = mean_loss(losses, targets, objective.loss)
     mean.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
     return mean
@@ -242,6 +243,7 @@ def train_one_by_one(
     adjust: Adjust,
     control: Control | None = None,
     threads: int = 1,
+    norm: LocalNorm | None = None,
 ) -> Iterator[TrainedClient]:
     """Train clients one after another; yield each in turn, without those that have no samples.
 
@@ -254,6 +256,7 @@ def train_one_by_one(
         adjust: the client half.
         control: control variates, which are added before `adjust` adds.
         threads: clients that train side by side; no bit depends on it.
+        norm: batch norm that is each client's own.
 
     Raises:
         TrainingError: a client's head is not finite after its training.
@@ -263,11 +266,18 @@ def train_one_by_one(
         if not len(features):
             return None
         variate, both = (None, adjust) if control is None else control.of(turn, adjust)
-        result = train_client(task, start, features, targets, int(keys[turn]), both)
+        own, begin = task, start
+        if norm is not None:
+            objective, weights = norm.of(turn, task.objective)
+            own, begin = replace(task, objective=objective), {**start, **weights}
+        before = _fit(own.objective, begin, features, targets)
+        result = train_client(own, begin, features, targets, int(keys[turn]), both)
         if not all(bool(value.isfinite().all()) for value in result.parameters.values()):
             raise diverged(task, names[turn], result.num_steps)
-        update = {name: value - start[name] for name, value in result.parameters.items()}
-        before, after = (_fit(task.objective, head, features, targets) for head in (start, result.parameters))
+        if norm is not None:
+            norm.keep(turn, own.objective, result.parameters)
+        update = {name: result.parameters[name] - value for name, value in start.items()}
+        after = _fit(own.objective, result.parameters, features, targets)
         return TrainedClient(
             turns=np.array([turn]),
             num_samples=np.array([len(features)]),

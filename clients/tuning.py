@@ -52,7 +52,7 @@ def tuning_of(settings: UnfreezeSettings, blocks: Blocks, round_number: int) -> 
     """Return how blocks are trained in a round."""
     factors = {
         name: settings.rate * settings.decay ** blocks.distance(name) * _warmed(settings, blocks, name, round_number)
-        for name in blocks.pretrained
+        for name in blocks.trained
     }
     return Tuning(factors, settings.pull, as_tensors(blocks.pretrained) if settings.pull else {})
 

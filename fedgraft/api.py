@@ -359,7 +359,7 @@ def prepare(scenario: Scenario, keep_data: bool = False) -> tuple[dict[str, floa
         check_cuts(scenario)
         cut = scenario.unfreeze.cut_at(1)
         if cut is not None:
-            workspace.unfrozen(cut)
+            workspace.unfrozen(cut, scenario.unfreeze.local_norm)
     seconds["features"] = time.perf_counter() - started
     return seconds, feature_dim
 

@@ -43,9 +43,11 @@ class Objective:
     num_outputs: int
     blocks: Blocks | None = None
 
-    def outputs(self, parameters: Mapping[str, torch.Tensor], inputs: torch.Tensor) -> torch.Tensor:
+    def outputs(
+        self, parameters: Mapping[str, torch.Tensor], inputs: torch.Tensor, training: bool = False
+    ) -> torch.Tensor:
         """Return outputs `(num_samples, num_outputs)` of features, or of activations where there are blocks."""
-        features = inputs if self.blocks is None else self.blocks.features(parameters, inputs)
+        features = inputs if self.blocks is None else self.blocks.features(parameters, inputs, training)
         return forward(self.head, parameters, features)
 
     @property

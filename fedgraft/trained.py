@@ -239,7 +239,7 @@ def _with_blocks(
     cut = None if unfreeze is None else unfreeze.cut_at(round_number)
     if cut is None or isinstance(backbone, Identity):
         raise StoreError("the run's head comes with trained blocks, of which its scenario knows nothing; it is damaged")
-    backbone.blocks(cut).fill(blocks)
+    backbone.blocks(cut, unfreeze is not None and unfreeze.local_norm).fill(blocks)
     backbone.info = replace(backbone.info, weights_digest=weights_digest(backbone.state_arrays()))
     return backbone
 

@@ -29,6 +29,7 @@ class Workspace:
         self._kept_digest: str | None = None
         self._weights: dict[str, NDArray[Any]] | None = None
         self._unfrozen: Unfrozen | None = None
+        self._unfrozen_for = ("", False)
         self.federation: Federation = build_federation(data, seed)
 
     def use_weights(self, kept_digest: str | None) -> None:
@@ -69,23 +70,29 @@ class Workspace:
             weights=self._weights,
         )
 
-    def unfrozen(self, cut: str) -> Unfrozen:
+    def unfrozen(self, cut: str, local_norm: bool = False) -> Unfrozen:
         """Return the blocks past a cut, or `input`, and what goes into them; the last ones are kept.
+
+        Args:
+            cut: where the blocks begin.
+            local_norm: whether their batch norm is each client's own.
 
         Raises:
             ModelError: the backbone has no such cut, or nothing to train past it.
             StoreError: the activations take more room than they may, or than there is.
         """
-        if self._unfrozen is None or self._unfrozen.blocks.cut != cut:
+        if self._unfrozen is None or self._unfrozen_for != (cut, local_norm):
             from fedgraft.features.activations import unfrozen
 
             def progress(done: int, total: int) -> None:
                 report("progress", what="activations", done=done, total=total)
 
             self._unfrozen = None  # before others are read
+            samples, weights = self.federation.samples, self._weights
             self._unfrozen = unfrozen(
-                self.federation.samples, self._backbone, cut, self._settings, self._weights, progress
+                samples, self._backbone, cut, self._settings, weights, progress, local_norm=local_norm
             )
+            self._unfrozen_for = (cut, local_norm)
         return self._unfrozen
 
     @property

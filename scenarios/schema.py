@@ -103,6 +103,9 @@ class Scenario(Settings):
         if self.train.form in ("dual", "primal"):
             text = f"came {self.train.form}, but blocks of the backbone are trained client after client"
             raise setting_fault("train.form", f"{text}; set auto or loop")
+        if self.unfreeze.moves and self.unfreeze.local_norm:
+            text = "came local with a schedule that moves on, but what clients keep can't grow"
+            raise setting_fault("unfreeze.batch_norm", f"{text}; give one cut from round 1 on, or set frozen")
         if self.unfreeze.moves and (self.strategy.title in KEEP_STATE or self.strategy.title.startswith("flower:")):
             text = f"moves on in round {self.unfreeze.steps[-1].round}, but {self.strategy.title} keeps what can't grow"
             raise setting_fault("unfreeze.schedule", f"{text}; give one cut from round 1 on, or take another strategy")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,7 @@ from strategies.base import (
     ClassSums,
     CrossValidate,
     Exchange,
+    Half,
     LeaveOut,
     Mixtures,
     Replies,
@@ -102,6 +104,8 @@ class PackedStrategy(FlwrStrategy):
         """Heads without each client of the round, `(num_clients, *shape)`, after one that asked for them."""
         self.busy_seconds: dict[int, float] = {}
         """Seconds that each host, by node, has spent on its messages."""
+        self.local_norm = False
+        """Whether clients keep their own batch norm in trained blocks."""
         self.stopped = False
         """Whether the run ends before its last round."""
         self._plan: tuple[Exchange, ...] = ()
@@ -206,7 +210,7 @@ class PackedStrategy(FlwrStrategy):
             self.state = self.strategy.init(self.head)
         if not self._plan:
             self.head = _numpy(arrays)
-            self._plan = self.strategy.plan(self.state, server_round)
+            self._plan = tuple(map(self._with_norm, self.strategy.plan(self.state, server_round)))
             if self.evaluation.contribution and self.strategy.leaves_out == "hosts":
                 self._plan = (*self._plan, LeaveOut())
             self._gathered = []
@@ -263,10 +267,32 @@ class PackedStrategy(FlwrStrategy):
         mean = float(np.trace(moments["second_moment"])) / len(moments["second_moment"])
         return moments, tuple(factor * mean for factor in request.relative_penalties)
 
+    def _with_norm(self, exchange: Exchange) -> Exchange:
+        """Return an exchange in which clients keep their own batch norm, if the scenario says so.
+
+        Raises:
+            TrainingError: the strategy has clients do what does not go with it.
+        """
+        if not self.local_norm or not isinstance(exchange, Request):
+            return exchange
+        if exchange.half.name != "plain":
+            raise TrainingError(
+                f"unfreeze.batch_norm is local, but the clients of {self.strategy.title} do more than plain steps "
+                f"({exchange.half.name}); set it to frozen, or take fedavg or another strategy whose clients do not"
+            )
+        return replace(exchange, half=Half("local_norm"), keeps_state=True)
+
+    @property
+    def _personal(self) -> Request | None:
+        """How each client has a head, or batch norm, of its own; None: there are none."""
+        if self.local_norm:
+            return Request(half=Half("local_norm"))
+        return self.strategy.personal(self.state or {})
+
     @property
     def _asks_per_client(self) -> bool:
         """Whether replies say what each client's scores are: personal heads are judged by the worst ones too."""
-        return self.evaluation.per_client or self.strategy.personal(self.state or {}) is not None
+        return self.evaluation.per_client or self._personal is not None
 
     @property
     def exchanges_left(self) -> bool:
@@ -361,7 +387,7 @@ class PackedStrategy(FlwrStrategy):
         if server_round < self.server.rounds and not self.stopped:
             return []
         self._calls = self.roster.calls(np.arange(len(self.roster.names)))
-        own = self.strategy.personal(self.state or {})
+        own = self._personal
         versions = [int(self.versions[self.roster.of(call)].max()) for call in self._calls]
         return self._messages(server_round).evaluate(own, arrays, self._calls, versions)
 

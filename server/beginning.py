@@ -94,6 +94,7 @@ def begin(
         Attendance(part.availability, part.seed, roster.names, roster.num_train),
         resident=submission.run.resident,
     )
+    adapter.local_norm = part.unfreeze is not None and part.unfreeze.local_norm
     threads = submission.run.threads
     central = _central(part, objective, counters, threads)
     if checkpoint:
@@ -178,7 +179,8 @@ def _central(part: ServerPart, objective: Objective, counters: Counters, threads
         return None
     started = time.perf_counter()
     workspace = open_workspace(part.data, part.seed, part.backbone, part.features)
-    central = CentralTest(workspace, objective, threads)
+    local_norm = part.unfreeze is not None and part.unfreeze.local_norm
+    central = CentralTest(workspace, objective, threads, local_norm)
     if central.num_samples:
         _ = workspace.features
     counters.spend("features", time.perf_counter() - started)

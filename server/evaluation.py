@@ -15,8 +15,8 @@ from fedgraft.workspace import Workspace
 class CentralTest:
     """The test part that was held out before the split; the same for every round."""
 
-    def __init__(self, workspace: Workspace, objective: Objective, threads: int) -> None:
-        self._workspace = workspace
+    def __init__(self, workspace: Workspace, objective: Objective, threads: int, local_norm: bool = False) -> None:
+        self._workspace, self._local_norm = workspace, local_norm
         self._objective = objective
         self._threads = threads
 
@@ -47,7 +47,7 @@ class CentralTest:
         if cut is None:
             inputs = self._workspace.features
         else:
-            unfrozen = self._workspace.unfrozen(cut)
+            unfrozen = self._workspace.unfrozen(cut, self._local_norm)
             inputs, objective = unfrozen.activations, replace(objective, blocks=unfrozen.blocks)
         targets, rows = federation.samples.targets, federation.test
         return evaluate_rows(inputs, targets, rows, head, objective, self._threads, with_confidence=with_confidence)

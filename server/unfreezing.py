@@ -53,11 +53,12 @@ def unfreeze(course: Course, round_number: int) -> None:
 
 
 def _pretrained(part: ServerPart, cut: str) -> Arrays:
-    """Return the pretrained parameters past a cut."""
+    """Return the pretrained parameters past a cut, as far as all share them."""
+    local = part.unfreeze is not None and part.unfreeze.local_norm
     if not part.data.at_sites:
         from fedgraft.workspace import open_workspace
 
-        return open_workspace(part.data, part.seed, part.backbone, part.features).unfrozen(cut).blocks.pretrained
+        return open_workspace(part.data, part.seed, part.backbone, part.features).unfrozen(cut, local).blocks.pretrained
     from fedgraft.models.registry import load
 
-    return load(part.backbone).blocks(cut).pretrained
+    return load(part.backbone).blocks(cut, local).pretrained

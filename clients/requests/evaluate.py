@@ -9,6 +9,8 @@ import numpy as np
 
 from clients.halves import HALVES, kind_of
 from clients.members import Asked, Groups, Members, joined
+from clients.norm import STATE as NORM
+from clients.norm import evaluate_own, local_norm
 from clients.personal.cohort import Evaluation, PersonalCohort
 from clients.state.runs import RunStates
 from fedgraft.errors import WireError, listed
@@ -76,6 +78,8 @@ class EvaluateAnswers:
         states = self._states.of(request, half.name, asked, folder)
         if not states.start_from(request.shard, request.state_version):
             return None
+        if kind.personal == "normed":
+            return evaluate_own(members, asked, local_norm(asked, states.tables[NORM]), with_confidence=True)
         return cohort.evaluate(cohort.own_heads(states, kind.layers).of)
 
 

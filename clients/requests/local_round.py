@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from clients.halves import Control, HalfKind, build_half, kind_of
 from clients.local_solver import LocalSolver
 from clients.members import Asked, Groups, Members
+from clients.norm import STATE as NORM
+from clients.norm import LocalNorm, evaluate_own, local_norm
 from clients.personal.cohort import PersonalCohort
 from clients.personal.training import OwnTrained
 from clients.replies import NEAR, Part, StackReply, SumReply, Trained, check_stack_size
@@ -82,6 +84,10 @@ class LocalRound:
             return {}, {}
         metrics, columns = evaluate_received(self.members, self.asked)
         out = {"metrics": metrics}
+        norm = self._norm()
+        if norm is not None:
+            out["personal"], own = evaluate_own(self.members, self.asked, norm)
+            columns |= own
         if self.states is not None and self.kind.personal == "own":
             cohort = PersonalCohort(self.members, self.asked)
             out["personal"], own = cohort.evaluate(cohort.own_heads(self.states, self.kind.layers).of)
@@ -148,7 +154,7 @@ class LocalRound:
             threads = 1 if asked.objective.blocks is None else members.threads
             names, adjust = [members.names[position] for position in asked.index], build_half(self.request.half)
             samples, keys = members.samples(asked.index, asked.features, targets), members.keys[asked.index]
-            trained = train_one_by_one(task, start, samples, keys, names, adjust, control, threads)
+            trained = train_one_by_one(task, start, samples, keys, names, adjust, control, threads, self._norm())
         else:
             engine = members.engine(asked.features, targets)
             if members.attack is None:
@@ -190,6 +196,12 @@ class LocalRound:
             raise WireError("the client half 'dynamic' takes no weight decay; set train.optimizer.weight_decay to 0")
         nothing = {name: np.zeros_like(value) for name, value in self.asked.head.items()}
         return Control(as_tensors(nothing), own, index, half.parameters["mu"])
+
+    def _norm(self) -> LocalNorm | None:
+        """Return the clients' own batch norm, if the half has any."""
+        if self.states is None or self.kind.personal != "normed":
+            return None
+        return local_norm(self.asked, self.states.tables[NORM])
 
     @property
     def _mu(self) -> float:

@@ -57,4 +57,6 @@ class RunStates:
         if members.part.train.form != "loop" and asked.objective.blocks is None:
             return members.engine(asked.features, members.targets_of(round_number)).layout
         sizes = members.workspace.federation.train.counts[members.clients]
-        return Layout(sizes, np.zeros(len(sizes), dtype=np.bool_), members.objective.num_outputs, asked.shapes)
+        blocks = asked.objective.blocks
+        norm = {} if blocks is None else {name: value.shape for name, value in blocks.norm.items()}
+        return Layout(sizes, np.zeros(len(sizes), dtype=np.bool_), members.objective.num_outputs, asked.shapes, norm)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from fedgraft.models.heads import ADAPTER
 
-Kind = Literal["span", "head", "layers", "number"]
+Kind = Literal["span", "head", "layers", "number", "norm"]
 """What a state is of: `span`, in the span of the client's features, as any gradient of a linear head; `head`, of the
-head's shapes; `layers`, those of the head's arrays that are no adapter's; or one `number`."""
+head's shapes; `layers`, those of the head's arrays that are no adapter's; one `number`; or `norm`, of the shapes of the
+batch norm in trained blocks."""
 
 Stacked = dict[str, NDArray[Any]]
 """Arrays of the head's names, `(num_clients, *shape)`."""
@@ -29,12 +30,14 @@ class Layout:
         dual: `(num_clients,)` whether a client trains in the dual form.
         num_outputs: of the head, C.
         shapes: the head's, by name.
+        norm_shapes: those of batch norm that is each client's own, by name.
     """
 
     sizes: NDArray[np.int64]
     dual: NDArray[np.bool_]
     num_outputs: int
     shapes: Mapping[str, tuple[int, ...]]
+    norm_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 class StateTable:
@@ -52,7 +55,7 @@ class StateTable:
 
     def __init__(self, layout: Layout, kind: Kind, dtype: type[np.floating[Any]] = np.float32) -> None:
         self.layout = layout
-        shapes = {"number": ()} if kind == "number" else layout.shapes
+        shapes = {"number": ()} if kind == "number" else layout.norm_shapes if kind == "norm" else layout.shapes
         if kind == "layers":
             shapes = {name: shape for name, shape in shapes.items() if not name.startswith(ADAPTER)}
         self._shapes = sorted(shapes.items())  # whatever the order in which a head's arrays come

@@ -46,6 +46,7 @@ def unfrozen(
     weights: Mapping[str, NDArray[Any]] | None = None,
     progress: Progress | None = None,
     store: FeatureStore | None = None,
+    local_norm: bool = False,
 ) -> Unfrozen:
     """Return the blocks past a cut and the activations of all samples there, found in the store or computed.
 
@@ -57,13 +58,14 @@ def unfrozen(
         weights: the backbone's weights where they came over the wire; by default those that the settings name.
         progress: told how many pictures are computed.
         store: by default this machine's own.
+        local_norm: whether the blocks' batch norm is each client's own.
 
     Raises:
         ModelError: the backbone has no such cut, or nothing to train past it.
         StoreError: the activations take more room than they may, or than there is.
     """
     loaded = cast("Backbone", load(backbone, weights))
-    blocks = loaded.blocks(cut)
+    blocks = loaded.blocks(cut, local_norm)
     shape = (samples.num_samples, *blocks.activation_shape)
     if samples.num_samples == 0:
         return Unfrozen(blocks, np.zeros(shape, dtype=settings.dtype))
@@ -103,7 +105,7 @@ def forecast(
     """
     loaded = load(backbone)
     for step in unfreeze.steps:
-        blocks = loaded.blocks(step.cut)
+        blocks = loaded.blocks(step.cut, unfreeze.local_norm)
         number = sum(value.size for value in blocks.pretrained.values())
         yield (
             f"from round {step.round}: {number:,} parameters past '{step.cut}' are trained with the head; "

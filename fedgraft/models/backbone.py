@@ -94,14 +94,19 @@ class Backbone(nn.Module):
         """
         return freeze(split(self.model, self._architecture, checked_cut(self.info.name, self.info.cuts, cut))[1])
 
-    def blocks(self, cut: str) -> Blocks:
+    def blocks(self, cut: str, local_norm: bool = False) -> Blocks:
         """Return what lies between a cut, or `input`, and the cut where the head sits, to be trained.
+
+        Args:
+            cut: where it begins.
+            local_norm: whether batch norm is each client's own.
 
         Raises:
             ModelError: no such cut, or nothing lies between.
         """
         before = self.info.cuts[: self.info.cuts.index(self.info.cut)]
-        return Blocks(self.model, self._architecture, self.info, checked_cut(self.info.name, (INPUT, *before), cut))
+        start = checked_cut(self.info.name, (INPUT, *before), cut)
+        return Blocks(self.model, self._architecture, self.info, start, local_norm)
 
     def state_arrays(self) -> dict[str, NDArray[Any]]:
         """Return a copy of all parameters and buffers under the model's own full names."""
@@ -130,7 +135,7 @@ class Identity(nn.Module):
 
     suffix = prefix
 
-    def blocks(self, cut: str) -> Blocks:
+    def blocks(self, cut: str, local_norm: bool = False) -> Blocks:
         """Refuse: there are none.
 
         Raises:

@@ -22,6 +22,9 @@ from fedgraft.models.cuts import Architecture, Segment, Stage, pool_stages, stag
 from fedgraft.models.info import FEATURES_SCHEMA, BackboneInfo, digest_of
 from fedgraft.models.unfreeze_settings import BLOCKS, INPUT
 
+RUNNING = ("running_mean", "running_var")
+"""What a batch norm calls its running statistics."""
+
 
 class Blocks:
     """The blocks from a cut up to where the head sits, batch norm, dropout and stochastic depth still.
@@ -33,15 +36,21 @@ class Blocks:
         architecture: how it is cut.
         info: what it is; `info.cut` is where the head sits.
         cut: where the blocks begin.
+        local_norm: whether batch norm is each client's own, and no part of what all share.
 
     Attributes:
         cut: where the blocks begin.
         feature_dim: length of a feature vector.
         activation_shape: of one picture's activation at the cut.
         pretrained: the blocks' parameters under `backbone.<full name>`, float32.
+        norm: scales, shifts and running statistics of batch norm that is each client's own, likewise.
+        running: which of `norm` are running statistics.
+        bound_to: the running statistics of one client, which its training changes.
     """
 
-    def __init__(self, model: nn.Module, architecture: Architecture, info: BackboneInfo, cut: str) -> None:
+    def __init__(
+        self, model: nn.Module, architecture: Architecture, info: BackboneInfo, cut: str, local_norm: bool = False
+    ) -> None:
         self.cut, self.feature_dim, self._info = cut, info.feature_dim, info
         self._model = model
         self._prefix = functools.partial(_run, stages_between(architecture, None, cut))
@@ -53,12 +62,41 @@ class Blocks:
         self.pretrained: dict[str, NDArray[np.float32]] = {
             f"{BLOCKS}{name}": np.array(value, dtype=np.float32, order="C") for name, value in state.items()
         }
+        self.norm: dict[str, NDArray[np.float32]] = {}
+        self.bound_to: dict[str, Tensor] = {}
+        self._normalising: tuple[str, ...] = ()
+        if local_norm:
+            self._keep_norm_apart(own)
+        self.running = frozenset(name for name in self.norm if name.endswith(RUNNING))
         if not self.pretrained:
             raise ModelError(f"between '{cut}' and '{info.cut}' of {info.name} there is nothing to train")
         self._places = {f"{BLOCKS}{name}": _place(architecture, name) for name in state}
         self._order = (INPUT, *info.cuts)
         size = info.preprocessing.input_size
         self.activation_shape = tuple(self.activations(torch.zeros(1, 3, size, size)).shape[1:])
+
+    def _keep_norm_apart(self, own: nn.Module) -> None:
+        """Take batch norm out of what all share."""
+        kind = nn.modules.batchnorm._BatchNorm
+        self._normalising = tuple(name for name, part in own.named_modules() if isinstance(part, kind))
+        state = own.state_dict()
+        for module in self._normalising:
+            for part in ("weight", "bias", *RUNNING):
+                name = f"{module}.{part}"
+                if name in state:
+                    self.norm[f"{BLOCKS}{name}"] = np.array(state[name].numpy(), dtype=np.float32)
+                    self.pretrained.pop(f"{BLOCKS}{name}", None)
+
+    def bound(self, running: Mapping[str, Tensor]) -> Blocks:
+        """Return the same blocks with one client's running statistics; training changes these tensors in place."""
+        other = copy.copy(self)
+        other.bound_to = dict(running)
+        return other
+
+    @property
+    def trained(self) -> tuple[str, ...]:
+        """Names of all arrays that are trained, those of the clients' own batch norm included."""
+        return tuple(self._places)
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -86,25 +124,31 @@ class Blocks:
             activations = self._prefix(self._model, _fast(images)).contiguous()
         return activations.clone()  # an inference tensor could not meet blocks that are trained
 
-    def features(self, parameters: Mapping[str, Tensor], activations: Tensor) -> Tensor:
+    def features(self, parameters: Mapping[str, Tensor], activations: Tensor, training: bool = False) -> Tensor:
         """Return features `(N, feature_dim)`, which gradients can be taken through.
 
         Args:
             parameters: those of the blocks, and perhaps others, as in `pretrained`.
             activations: `(N, *activation_shape)`.
+            training: whether a client's own batch norm takes the statistics of the batch, and updates its running ones;
+                a single sample has none.
         """
-        own = {
-            f"model.{name.removeprefix(BLOCKS)}": value for name, value in parameters.items() if name.startswith(BLOCKS)
-        }
+        given = {**parameters, **self.bound_to}
+        own = {f"model.{name.removeprefix(BLOCKS)}": value for name, value in given.items() if name.startswith(BLOCKS)}
         try:
             model = self._idle.pop()
         except IndexError:  # every thread has a copy of its own, since parameters are put into it for a moment
             with torch.inference_mode(False):  # the copy of an evaluation is used in training, too
                 model = copy.deepcopy(self._model)
+        normalising = self._normalising if training and len(activations) > 1 else ()
         try:
+            for name in normalising:
+                model.get_submodule(name).training = True
             features: Tensor = torch.func.functional_call(_Part(model, self._suffix), own, (_fast(activations),))
             return features
         finally:
+            for name in normalising:
+                model.get_submodule(name).training = False
             self._idle.append(model)
 
     def fill(self, arrays: Mapping[str, NDArray[Any]]) -> None:

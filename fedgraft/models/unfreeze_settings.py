@@ -37,8 +37,9 @@ class UnfreezeSettings(Settings):
     pull: NonNegativeFloat = 0.0
     """L2-SP (Li et al., ICML 2018, arXiv:1802.01483): `pull / 2 |w - w_pretrained|^2` is added to the loss for
     pretrained blocks, in place of weight decay, which stays for the head. 0: weight decay holds for all."""
-    batch_norm: Literal["frozen"] = "frozen"
-    """Batch norm in trained blocks: `frozen`, by the pretrained statistics; scale and shift are trained."""
+    batch_norm: Literal["frozen", "local"] = "frozen"
+    """Batch norm in trained blocks: `frozen`, by the pretrained statistics, scale and shift are trained as all else;
+    `local`, each client keeps its own and trains it on its batches' statistics (FedBN, Li et al., 2021)."""
 
     @model_validator(mode="after")
     def _one_of_cut_and_schedule(self) -> UnfreezeSettings:
@@ -60,6 +61,11 @@ class UnfreezeSettings(Settings):
     def steps(self) -> tuple[UnfreezeStep, ...]:
         """The schedule, also of a single cut."""
         return self.schedule or (UnfreezeStep(round=1, cut=str(self.cut)),)
+
+    @property
+    def local_norm(self) -> bool:
+        """Whether batch norm is each client's own."""
+        return self.batch_norm == "local"
 
     @property
     def moves(self) -> bool:

@@ -52,6 +52,7 @@ class PlainFineTuning:
         weights: the file.
         rate_of: what the learning rate of a parameter is multiplied by in a round, by its name; None: it is frozen.
         pull: of L2-SP.
+        own_norm: the start of the names of what each client keeps of its own, where it is batch norm.
     """
 
     def __init__(
@@ -60,7 +61,9 @@ class PlainFineTuning:
         weights: Path,
         rate_of: Callable[[str, int], float | None],
         pull: float = 0.0,
+        own_norm: str | None = None,
     ) -> None:
+        self.own_norm, self.own = own_norm, dict[str, State]()
         self.scenario, self.rate_of, self.pull = scenario, rate_of, pull
         self.federation = build_federation(scenario.data, scenario.seed)
         labels = self.federation.samples.label_names
@@ -94,14 +97,25 @@ class PlainFineTuning:
         weights = torch.tensor(counts, dtype=torch.float64) / sum(counts)
         return {
             name: sum((w * local[name].double() for w, local in zip(weights, locals_, strict=True))).to(value.dtype)  # type: ignore[union-attr]
-            if value.is_floating_point()
+            if value.is_floating_point() and not self._is_own(name)
             else value
             for name, value in start.items()
         }
 
+    def _is_own(self, name: str) -> bool:
+        """Return whether an array is a client's own; timm calls batch norm bn1, ..., and downsample.2."""
+        of_norm = ".bn" in name or ".downsample.2." in name
+        return self.own_norm is not None and name.startswith(self.own_norm) and of_norm
+
+    def state_of(self, client: str, state: State) -> State:
+        """Return a state with a client's own batch norm."""
+        return {**state, **self.own.get(client, {})}
+
     def _trained(self, start: State, rows: np.ndarray[Any, Any], name: str, number: int) -> State:
         settings, model = self.scenario.train, self.model
-        model.load_state_dict(start)
+        model.load_state_dict(self.state_of(name, start))
+        for part_name, part in model.named_modules():
+            part.training = isinstance(part, torch.nn.BatchNorm2d) and self._is_own(f"{part_name}.weight")
         groups = []
         for part_name, parameter in model.named_parameters():
             rate = self.rate_of(part_name, number)
@@ -123,7 +137,10 @@ class PlainFineTuning:
                     )
                 loss.backward()
                 optimizer.step()
-        return copy.deepcopy(model.state_dict())
+        model.eval()
+        state = copy.deepcopy(model.state_dict())
+        self.own[name] = {part_name: value for part_name, value in state.items() if self._is_own(part_name)}
+        return state
 
     def accuracy(self, state: State, rows: np.ndarray[Any, Any]) -> float:
         """Return how many of some samples a state gets right, as a fraction."""

@@ -53,7 +53,7 @@ def test_a_schedule_is_the_plain_loop_with_its_rates(weights: Path, tmp_path: Pa
     assert sizes[1] == pytest.approx(sizes[2], abs=100)
 
 
-@pytest.mark.parametrize("stop_in", [2, 4])
+@pytest.mark.parametrize("stop_in", [pytest.param(2, marks=pytest.mark.slow), 4])
 def test_stopped_in_a_round_that_unfreezes_and_resumed_equals_undisturbed(
     stop_in: int, weights: Path, tmp_path: Path
 ) -> None:
