@@ -27,12 +27,19 @@ class Metric:
         title: in words: `accuracy on the central test part`.
         higher_is_better: whether more is better.
         in_points: whether it is a share, of which differences are spoken of in percentage points.
+        short: as a column is headed: `accuracy, central`.
     """
 
     name: str
     title: str
     higher_is_better: bool
     in_points: bool
+    short: str = ""
+
+    @property
+    def heading(self) -> str:
+        """What a column of it is called."""
+        return self.short or self.title
 
 
 @dataclass(frozen=True)

@@ -60,6 +60,9 @@ PART_TITLES = {
     "clients": "on the clients' validation parts, each with the head that it would use",
 }
 
+PART_HEADINGS = {"central": "central", "validation": "global head", "personal": "own heads", "clients": "head in use"}
+"""As short as a column's heading has room for."""
+
 SHARES = ("accuracy", "balanced_accuracy", "macro_f1", "micro_f1", "calibration_error")
 LESS_IS_BETTER = (
     *("loss", "log_loss", "calibration_error", "mean_squared_error", "mean_absolute_error", "client_spread"),
@@ -71,11 +74,12 @@ def metric_of(name: str, task: str) -> Metric:
     part, _, key = name.partition("/")
     of_clients = key.startswith("client_")
     title = METRIC_TITLES.get(key, key.replace("_", " "))
+    short = f"{title}, {PART_HEADINGS[part]}"
     if of_clients:
         title = f"{'squared error' if task == 'real' else 'accuracy'}, {title},"
     less = key in LESS_IS_BETTER or (of_clients and task == "real")
     in_points = key in SHARES or (of_clients and task != "real")
-    return Metric(name, f"{title} {PART_TITLES[part]}", not less, in_points)
+    return Metric(name, f"{title} {PART_TITLES[part]}", not less, in_points, short)
 
 
 def contender_title(name: str) -> str:

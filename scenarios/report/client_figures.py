@@ -13,6 +13,7 @@ from scenarios.report.contenders import Looks, dot_of, leader
 from scenarios.report.contents import Cell, Column, Row, Table, Topic
 from scenarios.report.plots import Axis, Bars, Dots, Figure, Heat
 from scenarios.report.wording import NOTHING, count, sentence_case, share
+from scenarios.report.wording import percent as in_percent
 
 MOST_ROWS = 60
 """Clients up to which each has a row of the heat map; more are grouped."""
@@ -143,7 +144,7 @@ def _spread(names: Sequence[str], looks: Looks, rows: Sequence[ClientRow], perce
     for name in names[:12]:
         scores = [row.scores[name] for row in rows if name in row.scores]
         low, middle, high = np.quantile(scores, (0, 0.5, 1))
-        numbers = [f"{value:.0%}" if percent else f"{value:.3g}" for value in (low, middle, high)]
+        numbers = [in_percent(value) if percent else f"{value:.3g}" for value in (low, middle, high)]
         said.append(f"{looks.titles[name]}: from {numbers[0]} to {numbers[2]}, median {numbers[1]}")
     return f"Scores of {count(len(rows), 'client')}. {'; '.join(said)}."
 
@@ -179,14 +180,14 @@ def _gain_figure(found: Transfer, percent: bool, part: str) -> Figure:
     if len(ordered) > MOST_BARS:
         places = np.array_split(np.arange(len(ordered)), 100)
         values = [factor * float(np.mean([ordered[place].gain for place in group])) for group in places]
-        names = tuple(f"{100 - number}% to {99 - number}% gain less" for number in range(100))
+        names = tuple(f"{100 - number} % to {99 - number} % gain less" for number in range(100))
         plot = Bars(Axis(f"{count(len(ordered), 'client')}, in 100 groups by their gain"), axis, names, values)
         caption += "Each bar is the mean of one hundredth of the clients."
     else:
         plot, ranged = _client_bars(ordered, axis, factor)
-        caption += "Lines are 95% intervals over seeds." if ranged else ""
+        caption += "Lines are 95 % intervals over seeds." if ranged else ""
     said = f"{share(found.gaining.mean)} of {count(len(ordered), 'client')} gain and {share(found.harmed.mean)} lose"
-    mean = f"{found.gain.mean:+.1%}" if percent else f"{found.gain.mean:+.3g}"
+    mean = f"{100 * found.gain.mean:+.1f} points" if percent else f"{found.gain.mean:+.3g}"
     return Figure(
         key=f"gain-{found.kind}{part}",
         title=title,
@@ -230,7 +231,7 @@ def _trait_figure(found: Transfer, percent: bool, part: str) -> Figure | None:
     return Figure(
         key=f"gain-{found.kind}-by-trait{part}",
         title=f"{found.title}: what those who gain have in common",
-        caption="Mean gain of the clients by thirds of a trait, with 95% intervals over seeds. "
+        caption="Mean gain of the clients by thirds of a trait, with 95 % intervals over seeds. "
         + sentence_case("; ".join(related)),
         alternative="Mean gains. " + "; ".join(f"{dot.name}: {dot.value:+.3g}" for dot in dots),
         plot=Dots(Axis("mean gain, points" if percent else "mean gain"), tuple(dots), reference=0.0),

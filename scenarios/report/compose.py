@@ -91,7 +91,7 @@ def _numbers(analysis: Analysis) -> tuple[Number, ...]:
         for row in condition.rows
         if row.contender == most and row.value is not None
     ]
-    ends = f"{score(min(values), analysis.metric)} to {score(max(values), analysis.metric)}"
+    ends = f"{score(min(values), analysis.metric).removesuffix(' %')} to {score(max(values), analysis.metric)}"
     return (
         Number("Most often in front", analysis.contenders[most]),
         Number("In front under", f"{found.count(most)} of {len(analysis.conditions)}", "conditions, by the mean"),
@@ -169,7 +169,7 @@ def _differences(analysis: Analysis, condition: Condition, looks: Looks, part: s
     figure = Figure(
         key=f"difference{part}",
         title=f"{sentence_case(metric.title)}: difference to {baseline}",
-        caption="Paired by seed: equal seeds have equal splits, first heads and batches. Lines are 95% intervals, not "
+        caption="Paired by seed: equal seeds have equal splits, first heads and batches. Lines are 95 % intervals, not "
         "corrected for the number of contenders; the table's p-values are.",
         alternative=f"Differences to {baseline}. "
         + "; ".join(f"{dot.name}: {dot.value:+.3g}{unit}" for dot in dots[:12])

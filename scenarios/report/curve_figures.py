@@ -97,7 +97,7 @@ def _unit(largest: float, kind: str) -> tuple[float, str]:
 
 def _caption(kind: str, analysis: Analysis, curves: Sequence[Curve], log: bool) -> str:
     seeds = max(point.num_seeds for curve in curves for point in curve.points)
-    texts = [f"Mean over {count(seeds, 'seed')}; bands are 95% intervals." if seeds > 1 else "One seed."]
+    texts = [f"Mean over {count(seeds, 'seed')}; bands are 95 % intervals." if seeds > 1 else "One seed."]
     if kind == "bytes":
         texts.append("Payload of all clients together, down and up.")
     if kind == "seconds":

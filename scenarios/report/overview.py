@@ -29,7 +29,9 @@ def overview_part(analysis: Analysis, looks: Looks) -> Part | None:
     else:
         figure = _heat(analysis)
     lines = isinstance(figure.plot, Lines)
-    keys = looks.keys(analysis.contenders) if lines and len(analysis.contenders) > 1 else ()
+    rows = [row for condition in analysis.conditions for row in condition.rows if row.value is not None]
+    shown = [name for name in analysis.contenders if any(row.contender == name for row in rows)]
+    keys = looks.keys(shown) if lines and len(shown) > 1 else ()
     topic = Topic("At a glance", figures=(figure,), keys=keys)
     return Part("overview", "All conditions", table=overview_table(analysis, looks), topics=(topic,))
 
@@ -53,7 +55,7 @@ def _over_number(analysis: Analysis, looks: Looks, numbers: list[float]) -> Figu
         title=title,
         caption="Mean over seeds"
         + (
-            "; upright lines are 95% intervals."
+            "; upright lines are 95 % intervals."
             if len(looks.titles) <= MOST_INTERVALS
             else "; intervals: see the table."
         )

@@ -11,6 +11,7 @@ import numpy as np
 from fedgraft.files import replacing
 from scenarios.report.look import GAIN, GRID, HARM, MUTED, STYLES, TEXT
 from scenarios.report.plots import Axis, Bars, Dot, Dots, Figure, Heat, Line, Lines, Plot
+from scenarios.report.wording import percent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -94,7 +95,7 @@ def _name_axis(axes: Axes, which: str, axis: Axis) -> None:
     if axis.marked:
         _mark(line, axis.marked)
     elif axis.percent:
-        line.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g}%"))
+        line.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g} %"))
     elif axis.log:
         line.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
     elif axis.whole and not axis.marked:
@@ -171,13 +172,13 @@ def _heat(axes: Axes, plot: Heat) -> None:
         bar.set_label(plot.label)
         if plot.percent:
             sign = "+" if plot.diverging else ""
-            bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:{sign}.0%}"))
+            bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:{sign}.0f} %"))
 
 
 def _write_values(axes: Axes, plot: Heat, low: float, high: float) -> None:
     for row, column in np.argwhere(np.isfinite(plot.values) & (plot.values != 0)):
         value = float(plot.values[row, column])
-        text = f"{value:{'.0%' if len(plot.columns) > 6 else '.1%'}}" if plot.percent else f"{value:.3g}"
+        text = percent(value, 0 if len(plot.columns) > 6 else 1) if plot.percent else f"{value:.3g}"
         dark = value > low + 0.6 * (high - low)
         axes.text(column, row, text, ha="center", va="center", fontsize=7.5, color="white" if dark else TEXT)
 

@@ -52,7 +52,7 @@ def axis_of(axis: Axis, **more: Any) -> dict[str, Any]:
     if axis.log:
         shown |= {"type": "log", "dtick": 1, "exponentformat": "none", "minor": {"showgrid": False}}
     if axis.percent:
-        shown["tickformat"] = ".3~%"
+        shown |= {"tickformat": ".4~g", "ticksuffix": " %"}
     if axis.marked:
         shown |= {
             "tickmode": "array",
@@ -83,6 +83,11 @@ def rule(x0: float, y0: float, x1: float, y1: float) -> dict[str, Any]:
 def colour_of(style: int | None) -> str:
     """Return the name of a style's colour."""
     return "@muted" if style is None else f"@style-{style}"
+
+
+def shown_as(values: Sequence[float] | np.ndarray[Any, Any], percent: bool) -> list[float | None]:
+    """Return numbers as a figure shows them: shares in per cent; plotly itself writes no blank before the sign."""
+    return numbers(np.multiply(values, 100.0)) if percent else numbers(values)
 
 
 def numbers(values: Sequence[float] | np.ndarray[Any, Any]) -> list[float | None]:

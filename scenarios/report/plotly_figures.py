@@ -12,13 +12,14 @@ from scenarios.report.plotly_basics import (
     colour_of,
     escape,
     layout_of_all,
-    numbers,
     rule,
     shortened,
+    shown_as,
     template,
     whole_step,
 )
 from scenarios.report.plots import Axis, Bars, Dots, Figure, Heat, Line, Lines
+from scenarios.report.wording import percent
 
 
 def plotly_json(figure: Figure) -> dict[str, Any]:
@@ -32,28 +33,30 @@ def _lines(plot: Lines) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     traces: list[dict[str, Any]] = []
     for line in plot.lines:
         if len(line.low) and not line.marks:
-            traces.append(_band(line))
+            traces.append(_band(line, plot))
         traces.append(_line(line, plot))
     shapes = []
+    ends = (100 if plot.x.percent else 1, 100 if plot.y.percent else 1)
     if plot.diagonal:
-        shapes.append(rule(0, 0, 1, 1))
+        shapes.append(rule(0, 0, *ends))
     if plot.target is not None:
-        shapes.append(rule(0, plot.target, 1, plot.target) | {"xref": "paper"})
+        shapes.append(rule(0, ends[1] * plot.target, 1, ends[1] * plot.target) | {"xref": "paper"})
     across = axis_of(plot.x)
     if plot.x.whole:
         across["dtick"] = whole_step(max((value for line in plot.lines for value in line.x), default=0.0))
     layout: dict[str, Any] = {"height": 340, "xaxis": across, "yaxis": axis_of(plot.y), "shapes": shapes}
     if plot.diagonal:
-        layout["xaxis"]["range"] = layout["yaxis"]["range"] = [-0.02, 1.02]
+        layout["xaxis"]["range"], layout["yaxis"]["range"] = ([-0.02 * end, 1.02 * end] for end in ends)
     return traces, layout
 
 
-def _band(line: Line) -> dict[str, Any]:
+def _band(line: Line, plot: Lines) -> dict[str, Any]:
+    x = shown_as(line.x, plot.x.percent)
     return {
         "type": "scatter",
         "mode": "lines",
-        "x": [*numbers(line.x), *numbers(line.x)[::-1]],
-        "y": [*numbers(line.high), *numbers(line.low)[::-1]],
+        "x": [*x, *x[::-1]],
+        "y": [*shown_as(line.high, plot.y.percent), *shown_as(line.low, plot.y.percent)[::-1]],
         "fill": "toself",
         "fillcolor": f"{colour_of(line.style)}/0.14",
         "line": {"width": 0},
@@ -65,13 +68,13 @@ def _band(line: Line) -> dict[str, Any]:
 
 def _line(line: Line, plot: Lines) -> dict[str, Any]:
     kind = STYLES[line.style] if line.style is not None else None
-    y = "%{y:.1%}" if plot.y.percent else "%{y:.4~g}"
-    x = "%{x:.0%}" if plot.x.percent else "%{x:,.4~g}"
+    y = "%{y:.1f} %" if plot.y.percent else "%{y:.4~g}"
+    x = "%{x:.0f} %" if plot.x.percent else "%{x:,.4~g}"
     trace: dict[str, Any] = {
         "type": "scatter",
         "mode": "lines+markers" if line.marks else "lines",
-        "x": numbers(line.x),
-        "y": numbers(line.y),
+        "x": shown_as(line.x, plot.x.percent),
+        "y": shown_as(line.y, plot.y.percent),
         "name": escape(line.name),
         "legendgroup": line.name,
         "line": {
@@ -87,8 +90,8 @@ def _line(line: Line, plot: Lines) -> dict[str, Any]:
             trace["error_y"] = {
                 "type": "data",
                 "symmetric": False,
-                "array": numbers(np.subtract(line.high, line.y)),
-                "arrayminus": numbers(np.subtract(line.y, line.low)),
+                "array": shown_as(np.subtract(line.high, line.y), plot.y.percent),
+                "arrayminus": shown_as(np.subtract(line.y, line.low), plot.y.percent),
                 "thickness": 1.4,
                 "width": 4,
                 "color": colour_of(line.style),
@@ -97,9 +100,8 @@ def _line(line: Line, plot: Lines) -> dict[str, Any]:
 
 
 def _heat(plot: Heat) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    low, high = plot.ends
-    number = ".1%" if plot.percent else ".3~g"
-    shorter = ".0%" if plot.percent else ".3~g"
+    low, high = (100 * end if plot.percent else end for end in plot.ends)
+    number, shorter, unit = (".1f", ".0f", " %") if plot.percent else (".3~g", ".3~g", "")
     if plot.diverging:
         number, shorter = "+" + number, "+" + shorter
     rows, columns = [shortened(name) for name in plot.rows], [shortened(name) for name in plot.columns]
@@ -111,14 +113,14 @@ def _heat(plot: Heat) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     )
     trace: dict[str, Any] = {
         "type": "heatmap",
-        "z": [numbers(row) for row in plot.values],
+        "z": [shown_as(row, plot.percent) for row in plot.values],
         "x": list(range(len(columns))),
         "y": list(range(len(rows))),
         "customdata": names,
         "zmin": low,
         "zmax": high,
         "colorscale": scale,
-        "hovertemplate": f"<b>%{{customdata}}</b><br>%{{z:{number}}}<extra></extra>",
+        "hovertemplate": f"<b>%{{customdata}}</b><br>%{{z:{number}}}{unit}<extra></extra>",
         "hoverongaps": False,
         "xgap": 1 if len(columns) <= 40 else 0,
         "ygap": 1 if len(rows) <= 60 else 0,
@@ -127,6 +129,7 @@ def _heat(plot: Heat) -> tuple[list[dict[str, Any]], dict[str, Any]]:
             "thickness": 10,
             "outlinewidth": 0,
             "tickformat": shorter,
+            "ticksuffix": unit,
             "tickfont": {"size": 11, "color": "@muted"},
         },
     }
@@ -148,19 +151,25 @@ def _heat(plot: Heat) -> tuple[list[dict[str, Any]], dict[str, Any]]:
 
 def _written(plot: Heat) -> list[list[str]]:
     """Return what stands in each field; nothing where it is 0, so that the others are seen."""
-    form = (".0%" if len(plot.columns) > 6 else ".1%") if plot.percent else ".3g"
-    return [[f"{value:{form}}" if np.isfinite(value) and value != 0 else "" for value in row] for row in plot.values]
+    digits = 0 if len(plot.columns) > 6 else 1
+    return [
+        [
+            "" if value == 0 or not np.isfinite(value) else percent(value, digits) if plot.percent else f"{value:.3g}"
+            for value in row
+        ]
+        for row in plot.values
+    ]
 
 
 def _dots(plot: Dots) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     traces = []
-    number = ".1%" if plot.x.percent else ".4~g"
+    number, unit = (".1f", " %") if plot.x.percent else (".4~g", "")
     for place, dot in enumerate(plot.dots):
         kind = STYLES[dot.style] if dot.style is not None else None
         trace: dict[str, Any] = {
             "type": "scatter",
             "mode": "markers",
-            "x": numbers([dot.value]),
+            "x": shown_as([dot.value], plot.x.percent),
             "y": [place],
             "marker": {
                 "symbol": kind.marker if kind else "circle",
@@ -169,14 +178,14 @@ def _dots(plot: Dots) -> tuple[list[dict[str, Any]], dict[str, Any]]:
                 "line": {"width": 0},
             },
             "name": escape(dot.name),
-            "hovertemplate": f"<b>{template(dot.name)}</b><br>%{{x:{number}}}<extra></extra>",
+            "hovertemplate": f"<b>{template(dot.name)}</b><br>%{{x:{number}}}{unit}<extra></extra>",
         }
         if dot.low is not None and dot.high is not None:
             trace["error_x"] = {
                 "type": "data",
                 "symmetric": False,
-                "array": numbers([dot.high - dot.value]),
-                "arrayminus": numbers([dot.value - dot.low]),
+                "array": shown_as([dot.high - dot.value], plot.x.percent),
+                "arrayminus": shown_as([dot.value - dot.low], plot.x.percent),
                 "thickness": 2,
                 "width": 5,
                 "color": colour_of(dot.style),
@@ -202,25 +211,25 @@ def _dots(plot: Dots) -> tuple[list[dict[str, Any]], dict[str, Any]]:
 
 def _bars(plot: Bars) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     values = np.asarray(plot.values, dtype=np.float64)
-    number = "+.1%" if plot.y.percent else "+.3~g"
+    number, unit = ("+.1f", " %") if plot.y.percent else ("+.3~g", "")
     notes = plot.notes or ("",) * len(values)
     trace: dict[str, Any] = {
         "type": "bar",
         "x": list(range(len(values))),
-        "y": numbers(values),
+        "y": shown_as(values, plot.y.percent),
         "marker": {"color": ["@gain" if value >= 0 else "@harm" for value in values]},
         "customdata": [
             f"{escape(name)}</b>{'<br>' if note else ''}{escape(note)}"
             for name, note in zip(plot.names, notes, strict=True)
         ],
-        "hovertemplate": f"<b>%{{customdata}}<br>%{{y:{number}}}<extra></extra>",
+        "hovertemplate": f"<b>%{{customdata}}<br>%{{y:{number}}}{unit}<extra></extra>",
     }
     if len(plot.low):
         trace["error_y"] = {
             "type": "data",
             "symmetric": False,
-            "array": numbers(np.subtract(plot.high, values)),
-            "arrayminus": numbers(np.subtract(values, plot.low)),
+            "array": shown_as(np.subtract(plot.high, values), plot.y.percent),
+            "arrayminus": shown_as(np.subtract(values, plot.low), plot.y.percent),
             "thickness": 1.2,
             "width": 2,
             "color": "@muted",

@@ -9,7 +9,7 @@ from scenarios.comparison.findings import Analysis, Calibration, Condition, Conf
 from scenarios.report.contenders import Looks, leader
 from scenarios.report.contents import Topic
 from scenarios.report.plots import Axis, Figure, Heat, Line, Lines
-from scenarios.report.wording import file_name
+from scenarios.report.wording import file_name, percent
 
 MOST_CLASSES = 40
 """Classes up to which the whole confusion matrix is shown."""
@@ -42,7 +42,7 @@ def _confusion(analysis: Analysis, found: Confusion, part: str) -> Figure:
     shares = np.where(totals > 0, counts / np.maximum(totals, 1), np.nan)
     names = [*analysis.label_names, *map(str, range(len(analysis.label_names), len(counts)))]
     shown = np.arange(len(counts))
-    caption = "Rows: the true class; columns: the answer; each row sums to 100%."
+    caption = "Rows: the true class; columns: the answer; each row sums to 100 %."
     if len(counts) > MOST_CLASSES:
         recall = np.where(totals[:, 0] > 0, np.diag(counts) / np.maximum(totals[:, 0], 1), np.inf)
         shown = np.sort(np.argsort(recall, kind="stable")[:WORST_CLASSES])
@@ -75,19 +75,19 @@ def _worst(shares: NDArray[np.float64], names: list[str], limit: int = 5) -> str
     places = [np.unravel_index(place, wrong.shape) for place in order if wrong.flat[place] > 0]
     if not places:
         return "It makes no mistake."
-    said = [f"{names[row]} for {names[column]} in {wrong[row, column]:.0%}" for row, column in places]
+    said = [f"{names[row]} for {names[column]} in {percent(wrong[row, column])}" for row, column in places]
     return "Its commonest mistakes, true class for answer: " + ", ".join(said) + "."
 
 
 def _reliability(calibrations: list[Calibration], looks: Looks, part: str) -> Figure:
     by_name = {found.contender: found for found in calibrations}
     lines = tuple(_reliability_line(by_name[name], looks) for name in looks.ordered(by_name))
-    errors = [f"{found.title} {found.error.mean:.1%}" for found in calibrations[:12]]
+    errors = [f"{found.title} {percent(found.error.mean, 1)}" for found in calibrations[:12]]
     return Figure(
         key=f"calibration{part}",
         title="Can its confidence be trusted?",
         caption=(
-            "On the dotted line, answers given with 80% confidence are right 80% of the time; below it a head is "
+            "On the dotted line, answers given with 80 % confidence are right 80 % of the time; below it a head is "
             "overconfident. Central test part, all seeds together."
         ),
         alternative="Reliability diagram. Expected calibration errors: " + ", ".join(errors) + ".",

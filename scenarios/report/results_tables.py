@@ -25,6 +25,12 @@ from scenarios.report.wording import (
 
 HOW_TO_SORT = "A heading sorts by its column"
 
+PARTS = (
+    "Central: on the central test part; the others on the clients' validation parts: of the global head, of the "
+    "clients' own heads, or of the head in use, which is a client's own where it has one"
+)
+"""What the short headings of metrics mean."""
+
 
 def _best_first(metric: Metric) -> Order:
     return "descending" if metric.higher_is_better else "ascending"
@@ -34,25 +40,26 @@ def results_table(analysis: Analysis, condition: Condition, looks: Looks) -> Tab
     """Return who reached what under one condition, the best first, those without a result last."""
     metric, several = analysis.metric, len(analysis.contenders) > 1
     best_order = _best_first(metric)
-    columns = [Column("contender", "text", "ascending"), Column(metric.title, first=best_order, sorted=best_order)]
+    columns = [Column("contender", "text", "ascending"), Column(metric.heading, first=best_order, sorted=best_order)]
     if several:
         baseline = analysis.contenders[analysis.baseline]
         unit = ", points" if metric.in_points else ""
         columns += [
-            Column(f"difference to {baseline}{unit}", first=best_order),
+            Column(f"to {baseline}{unit}", first=best_order),
             Column("p (Holm)", first="ascending"),
-            Column("chance of being best"),
+            Column("chance of best"),
         ]
     if analysis.target is not None:
         goal = score(analysis.target, metric)
         columns += [Column(f"{what} to {goal}", first="ascending") for what in ("rounds", "traffic", "time")]
     if several and condition.equal_bytes:
-        columns.append(Column(f"{metric.title} at {size(condition.equal_bytes)}", first=best_order))
+        columns.append(Column(f"at {size(condition.equal_bytes)}", first=best_order))
     columns += [Column("traffic", first="ascending"), Column("time", first="ascending")]
     ranked = best_first(condition, metric.higher_is_better)
     rest = [row for row in condition.rows if row.value is None]
     rows = tuple(_row(analysis, condition, row, looks) for row in (*ranked, *rest))
-    return Table("Results", tuple(columns), rows, f"Mean and 95% interval. {HOW_TO_SORT}")
+    about = f"{sentence_case(metric.title)}, mean and 95 % interval"
+    return Table("Results", tuple(columns), rows, f"{about}. {HOW_TO_SORT}")
 
 
 def _row(analysis: Analysis, condition: Condition, row: Row, looks: Looks) -> contents.Row:
@@ -63,7 +70,7 @@ def _row(analysis: Analysis, condition: Condition, row: Row, looks: Looks) -> co
         notes.append(f"{row.num_finished} of {row.num_planned} runs")
     unjudged = row.value is None and row.own_heads
     if unjudged:
-        notes.append("own heads, not judged here")
+        notes.append("own heads")
     cells = [Cell(row.title, note=", ".join(notes))]
     cells.append(_estimate(row.value, metric, "best" if several and best is row else ""))
     if several:
@@ -121,7 +128,7 @@ def metrics_table(analysis: Analysis, condition: Condition, looks: Looks) -> Tab
     facts = [analysis.metric_facts[name] for name in names]
     bests = {name: _best_of(condition, analysis.metric_facts[name]) for name in names}
     columns = [Column("contender", "text", "ascending")]
-    columns += [Column(fact.title, first=_best_first(fact)) for fact in facts]
+    columns += [Column(fact.heading, first=_best_first(fact)) for fact in facts]
     rows = []
     for row in best_first(condition, analysis.metric.higher_is_better):
         cells = [Cell(row.title)]
@@ -129,7 +136,7 @@ def metrics_table(analysis: Analysis, condition: Condition, looks: Looks) -> Tab
             look = "best" if bests[fact.name] == row.contender and len(condition.rows) > 1 else ""
             cells.append(_estimate(row.metrics.get(fact.name), fact, look))
         rows.append(contents.Row(tuple(cells), looks.styles[row.contender]))
-    return Table("All metrics", tuple(columns), tuple(rows), "Mean and 95% interval; the best in bold")
+    return Table("All metrics", tuple(columns), tuple(rows), f"Mean and 95 % interval; the best in bold. {PARTS}")
 
 
 def _best_of(condition: Condition, metric: Metric) -> str | None:
@@ -149,13 +156,16 @@ def overview_table(analysis: Analysis, looks: Looks) -> Table:
     leaders = [leader(condition, metric.higher_is_better) for condition in analysis.conditions]
     rows = []
     for name, title in analysis.contenders.items():
-        cells = [Cell(title, note="baseline" if name == analysis.baseline else "")]
+        of_all = [row for condition in analysis.conditions for row in condition.rows if row.contender == name]
+        notes = ["baseline"] if name == analysis.baseline else []
+        notes += ["own heads"] if all(row.own_heads and row.value is None for row in of_all) else []
+        cells = [Cell(title, note=", ".join(notes))]
         for condition, best in zip(analysis.conditions, leaders, strict=True):
             found = next((row for row in condition.rows if row.contender == name), None)
             look = "best" if best is not None and best.contender == name else ""
             cells.append(_estimate(found.value if found else None, metric, look))
         rows.append(contents.Row(tuple(cells), looks.styles[name]))
-    note = f"Mean and 95% interval; the best of each column in bold. {HOW_TO_SORT}"
+    note = f"Mean and 95 % interval; the best of each column in bold. {HOW_TO_SORT}"
     return Table(f"{sentence_case(metric.title)} by condition", tuple(columns), tuple(rows), note)
 
 

@@ -14,8 +14,13 @@ _BYTE_UNITS = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 
 
 def score(value: float, metric: Metric) -> str:
-    """Return a value of a metric: `92.6%` or `0.2731`."""
-    return f"{100 * value:.1f}%" if metric.in_points else f"{value:.4g}"
+    """Return a value of a metric: `92.6 %` or `0.2731`."""
+    return percent(value, 1) if metric.in_points else f"{value:.4g}"
+
+
+def percent(value: float, digits: int = 0) -> str:
+    """Return a share in per cent: `85 %`."""
+    return f"{100 * value:.{digits}f} %"
 
 
 def margin(estimate: Estimate, metric: Metric) -> str:
@@ -57,8 +62,8 @@ def p_value(p: float) -> str:
 def share(value: float) -> str:
     """Return a probability or a share in whole per cent; never 0 or 100 for what is not quite."""
     if 0 < value < 0.005:
-        return "< 1%"
-    return "> 99%" if 0.995 <= value < 1 else f"{100 * value:.0f}%"
+        return "< 1 %"
+    return "> 99 %" if 0.995 <= value < 1 else percent(value)
 
 
 def count(number: int, thing: str) -> str:

@@ -66,7 +66,7 @@ def test_on_the_central_part_they_are_told_apart_and_not_ranked(tmp_path: Path) 
     ) in condition.notes
     shown = results_table(found, condition, looks_of(found))
     last = shown.rows[-1]
-    assert (last.cells[0].text, last.cells[0].note, last.failed) == ("local-only", "own heads, not judged here", False)
+    assert (last.cells[0].text, last.cells[0].note, last.failed) == ("local-only", "own heads", False)
     (table,) = tables(found)
     assert list(table.columns[1].cells)[1] == "own heads, not judged"
 
