@@ -67,7 +67,7 @@ class CompareDisplay:
             self._run(event)
 
     def _say(self, text: str) -> None:
-        self._console.print(text, highlight=False, soft_wrap=True)
+        self._console.print(text, highlight=False, soft_wrap=not self._console.is_terminal)  # whole words on a terminal
 
     def _calibrate(self, done: int, of: int) -> None:
         self._note = f"trying each contender for a moment, to know what it costs: {done} of {of}" if done < of else ""

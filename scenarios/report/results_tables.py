@@ -130,7 +130,8 @@ def metrics_table(analysis: Analysis, condition: Condition, looks: Looks) -> Tab
     columns = [Column("contender", "text", "ascending")]
     columns += [Column(fact.heading, first=_best_first(fact)) for fact in facts]
     rows = []
-    for row in best_first(condition, analysis.metric.higher_is_better):
+    unjudged = [row for row in condition.rows if row.value is None and row.metrics]  # own heads, judged elsewhere
+    for row in (*best_first(condition, analysis.metric.higher_is_better), *unjudged):
         cells = [Cell(row.title)]
         for fact in facts:
             look = "best" if bests[fact.name] == row.contender and len(condition.rows) > 1 else ""

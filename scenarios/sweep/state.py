@@ -16,6 +16,10 @@ LESS_IS_BETTER = ("loss", "error", "spread")
 """Last words of metrics of which less is better."""
 
 
+ROUNDS_OF_A_PACE = 3
+"""After which a run's own pace says more of the rest than any forecast; the first rounds have work of their own."""
+
+
 @dataclass
 class SweepState:
     """A sweep in progress.
@@ -109,9 +113,16 @@ class SweepState:
             seconds = usual if cost is None else cost * ratio
             if seconds is None:
                 return None
-            spent = now - self.began[run.id] if run.id in self.began else 0.0
-            total += max(0.0, seconds - spent)
+            total += self._rest(run.id, seconds, now)
         return total / max(1, min(self.jobs, len(remaining)))
+
+    def _rest(self, identifier: str, expected: float, now: float) -> float:
+        """Return the seconds that a run still takes: by its own pace once it has one, else as expected."""
+        spent = now - self.began[identifier] if identifier in self.began else 0.0
+        number, of = self.rounds.get(identifier, (0, 0))
+        if number >= ROUNDS_OF_A_PACE:
+            return spent / number * (of - number)
+        return max(0.0, expected - spent)
 
     def _forecast(self, identifier: str) -> float | None:
         forecast = self._runs[identifier].forecast
