@@ -75,7 +75,7 @@ def _worst(shares: NDArray[np.float64], names: list[str], limit: int = 5) -> str
     places = [np.unravel_index(place, wrong.shape) for place in order if wrong.flat[place] > 0]
     if not places:
         return "It makes no mistake."
-    said = [f"{names[row]} for {names[column]} in {percent(wrong[row, column])}" for row, column in places]
+    said = [f"{names[row]} for {names[column]} in {percent(float(wrong[row, column]))}" for row, column in places]
     return "Its commonest mistakes, true class for answer: " + ", ".join(said) + "."
 
 
