@@ -92,6 +92,7 @@ def _numbers(analysis: Analysis) -> tuple[Number, ...]:
         if row.contender == most and row.value is not None
     ]
     ends = f"{score(min(values), analysis.metric).removesuffix(' %')} to {score(max(values), analysis.metric)}"
+    ends = ends.replace(" %", "\u00a0%")  # it stands in large letters, and would break there
     return (
         Number("Most often in front", analysis.contenders[most]),
         Number("In front under", f"{found.count(most)} of {len(analysis.conditions)}", "conditions, by the mean"),

@@ -210,6 +210,8 @@ def as_json_document(comparison: Comparison) -> dict[str, Any]:
                 "contender": run.contender,
                 "condition": run.condition,
                 "seed": run.seed,
+                "role": run.role,
+                "tuned": run.tuned,
                 "state": run.state if comparison.directory is not None else "open",
                 "error": run.error if comparison.directory is not None else None,
                 "forecast": None if run.forecast is None else vars(run.forecast),
