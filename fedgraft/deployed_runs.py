@@ -8,6 +8,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 POLL_SECONDS = 0.3
 MOST_RESUBMISSIONS = 3
 """How often a run whose process at the server ended is started again by whoever follows it."""
+
+LOST_SECONDS = 20.0
+"""How long a follower leaves such a run to a server that has just come back, and starts it again itself."""
 
 SERVER_AWAY_SECONDS = 600.0
 """How long a follower waits for a server that does not answer: it may be restarting."""
@@ -192,10 +196,8 @@ def follow(control: Control, run_id: str, directory: Path, on_poll: Callable[[],
     Raises:
         FedGraftError: the run failed or was stopped; or the server stays away.
     """
-    report_new = follower(directory / "events.jsonl")
-    from server.deployment.unfinished import going_on, was_lost
-
-    seen, resubmitted = time.monotonic(), 0
+    report_new, losses = follower(directory / "events.jsonl"), _Losses(control)
+    seen = time.monotonic()
     while True:
         report_new()
         if on_poll is not None:
@@ -209,23 +211,35 @@ def follow(control: Control, run_id: str, directory: Path, on_poll: Callable[[],
             if time.monotonic() - seen > SERVER_AWAY_SECONDS:
                 raise
             run = None
-        if run is not None and run.finished:
+        if run is not None and run.finished and not losses.may_go_on(run):
             report_new()
             if run.status == COMPLETED:
                 return
-            if was_lost(run) and resubmitted < MOST_RESUBMISSIONS:
-                report("note", text="the run's process at the server ended; it goes on from its last checkpoint")
-                submission = read_submission({"scenario": run.submission})
-                control.submit({"scenario": going_on(submission).to_run_config()})
-                resubmitted += 1
-                continue
-            if run.status == "finished:stopped":
-                time.sleep(POLL_SECONDS)  # a server that has just come back stops a run and submits it again
-                again = find(control, run_id)
-                if again is not None and not again.finished:
-                    continue
             raise FedGraftError(_ending(run, run_id, directory))
         time.sleep(POLL_SECONDS)
+
+
+@dataclass
+class _Losses:
+    """Runs whose process at the server ended; the server starts them again, or else their follower does."""
+
+    control: Control
+    since: float | None = None
+    resubmitted: int = 0
+
+    def may_go_on(self, run: FlowerRun) -> bool:
+        """Tell whether a finished run is to be waited for; after some time start it again."""
+        from server.deployment.unfinished import going_on, was_lost
+
+        if not was_lost(run) or self.resubmitted >= MOST_RESUBMISSIONS:
+            return False
+        self.since = self.since or time.monotonic()
+        if time.monotonic() - self.since > LOST_SECONDS:
+            report("note", text="the run's process at the server ended; it goes on from its last checkpoint")
+            submission = read_submission({"scenario": run.submission})
+            self.control.submit({"scenario": going_on(submission).to_run_config()})
+            self.resubmitted, self.since = self.resubmitted + 1, None
+        return True
 
 
 def _ending(run: FlowerRun, run_id: str, directory: Path) -> str:

@@ -30,12 +30,13 @@ def resubmit_unfinished(control: Control, log: logging.Logger) -> None:
             seen.add(submission.run.run_id)
             if run.status.startswith("pending") or (run.finished and not was_lost(run)):
                 continue
+            # First the new one: who follows the run never finds that the last of it was stopped.
+            control.submit({"scenario": going_on(submission).to_run_config()})
             if not run.finished:
                 control.stop(run.run_id)
         except FedGraftError as error:
             log.warning("run %d was interrupted and can't go on: %s", run.run_id, error)
             continue
-        control.submit({"scenario": going_on(submission).to_run_config()})
         log.info("run %s goes on from its last checkpoint", submission.run.run_id[:8])
 
 

@@ -174,3 +174,24 @@ def test_few_shots_are_drawn_by_drawer(tmp_path: Path) -> None:
     assert [sorted(labels[client == name] // 4) for name in np.unique(client[~test])] == [[0] * 4] * 3 + [[1] * 4] * 3
     assert all(len(np.unique(drawer[client == name])) == 1 for name in np.unique(client))
     assert not set(client[test]) & set(client[~test])
+
+
+def test_the_first_round_of_a_run_is_left_out_of_the_median() -> None:
+    from deployment import summary
+
+    assert summary({"fedgraft": [[90.0, 4.0, 5.0], [80.0, 7.0]], "flower": [[1.0, 9.0]]}) == {
+        "fedgraft": 5.0,
+        "flower": 9.0,
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_rounds_of_three_idle_sites(tmp_path: Path) -> None:
+    printed, report = run("deployment.py", tmp_path, "--rounds", "2", "--repeats", "1")
+    assert {name: [len(found) for found in runs] for name, runs in report["seconds"].items()} == {
+        "flower": [2],
+        "fedgraft": [2],
+    }
+    assert report["goal"]["value"] == report["median"]["fedgraft"] == report["seconds"]["fedgraft"][0][1]
+    assert "fedgraft: a round of three idle sites" in printed
