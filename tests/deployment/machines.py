@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import yaml
+from interrupts import listen_to_interrupts
 from local_fleet import descendants, is_alive
 from required_tools import required_tool
 
@@ -256,6 +257,7 @@ class Machines:
             stderr=subprocess.PIPE,
             text=True,
             cwd="/",
+            preexec_fn=listen_to_interrupts,
         )
         return Submitted(process, out, frozenset(runs.glob("*/run.json")), runs)
 
