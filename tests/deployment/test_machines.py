@@ -200,7 +200,7 @@ def test_a_run_is_followed_again_and_a_stopped_one_goes_on(
     assert num_clients(done) == [3] * ROUNDS
     assert greatest_difference(head_of(done), undisturbed) <= 1e-6
     again, _ = machines.command("submit", "--resume", identifier, out=tmp_path / "again").finish()  # fetched once more
-    assert greatest_difference(head_of(again), undisturbed) == 0
+    assert greatest_difference(head_of(again), head_of(done)) == 0
 
 
 def status_of(machines: Machines, identifier: str) -> str:
@@ -348,7 +348,7 @@ def test_sites_that_cannot_take_part_are_named_with_the_reason_and_the_others_go
     assert num_clients(done) == [3, 3]
     notes = "\n".join(submitted.notes())
     for text in (
-        f"the run begins without {WRONG_KEY} and {WRONG_CERTIFICATE}: not there",
+        f"the run begins without {WRONG_KEY}, {WRONG_CERTIFICATE}: not there",
         f"{LABELLED} did not answer 'describe': the data of the site {LABELLED} have the labels 9, 8, 7",
         f"{OTHER_RELEASE} did not answer 'describe': {OTHER_RELEASE} knows no bundle ",
         f"{OTHER_BACKBONE} did not answer 'backbone': the run's backbone has weights ",
@@ -360,13 +360,12 @@ def test_sites_that_cannot_take_part_are_named_with_the_reason_and_the_others_go
 
 def test_a_site_is_revoked_while_the_server_runs(machines: Machines, tmp_path: Path) -> None:
     """Its SuperNode, which was there, is shut out at once; the others go on without a restart."""
-    kept = shutil.copytree(machines.kits / "clinic-3", tmp_path / "clinic-3")
     machines.provision(GOOD[:2], *(word for name in ("clinic-3", *WRONG[:-1]) for word in ("--revoke", name)))
-    shutil.copytree(kept, machines.kits / "clinic-3")
+    begin = len(machines.log("clinic-3"))
     printed = machines.fedgraft(SERVER, "server", "sites", str(machines.kits / SERVER))
     assert "clinic-3 may not join any more" in printed.splitlines()
     done, _ = machines.submit(tmp_path / "run", server={"rounds": 2}).finish()
     assert num_clients(done) == [2, 2]
     shown = json.loads(machines.fedgraft(SERVER, "status", "--kit", str(machines.kits / SERVER), "--json"))
     assert {row["site"]: row["there"] for row in shown["sites"]} == {"clinic-1": True, "clinic-2": True}
-    wait(lambda: "Failed to activate" in machines.log("clinic-3"), 120)
+    wait(lambda: "'supernode' ended with" in machines.log("clinic-3")[begin:], 120)
