@@ -35,9 +35,21 @@ def python(*arguments: str) -> list[str]:
     return [sys.executable, "-P", *arguments]
 
 
+_PROGRAM = """\
+import os, traceback
+from {module} import {function}
+try:
+    {function}()
+except Exception:
+    traceback.print_exc()
+    os._exit(1)
+"""
+"""A SuperNode whose main thread fails would live on by its other threads, deaf; its supervisor is to start it again."""
+
+
 def flower(module: str, function: str, *arguments: str) -> list[str]:
     """Return the command of one of Flower's programs, run by this Python, wherever its scripts are."""
-    return python("-c", f"from {module} import {function}; {function}()", *arguments)
+    return python("-c", _PROGRAM.format(module=module, function=function), *arguments)
 
 
 def environment(home: Path, further: Mapping[str, str] | None = None) -> dict[str, str]:

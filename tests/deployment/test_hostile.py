@@ -275,7 +275,7 @@ def test_a_bundle_that_claims_a_trusted_hash_is_not_believed(
 ) -> None:
     """The server's owner can write into the SuperLink's database: there the trusted hash stands for hostile code.
 
-    The last test of this fleet: Flower's SuperNodes leave the server for good then, and have to be started again.
+    The SuperNodes end over it, and are started again.
     """
     trusted, runs = known_bundle(), Path(running.server.settings.runs)
     before = set(runs.glob("*/run.json"))
