@@ -19,7 +19,7 @@ from server.mixtures import combine_mixtures
 from server.replies import Groups, in_order
 from server.roster import Call, Roster
 from server.round_record import clients_of, column
-from server.sizes import check_weight
+from server.sizes import check_weight, check_weights
 from server.sums import combine_class_sums, combine_cross_validation, combine_statistics
 from strategies.base import (
     ClassSums,
@@ -39,14 +39,14 @@ def combine_updates(
     """Return the sum of what hosts added up over their clients.
 
     Args:
-        request: names of the sums and scalars that were asked for.
+        request: what was asked for; names of sums and scalars, and the smoothing of those by nearness.
         calls: whom was asked.
         unpacked: the replies' bodies and arrays, in the order of the calls.
         head: the one that was sent; only its shapes count.
         roster: all clients.
 
     Raises:
-        WireError: names or shapes are others than they must be.
+        WireError: names or shapes are others than they must be, or weights more than they can be.
     """
     shapes = _shapes(head)
     sums: dict[str, list[Arrays]] = {name: [] for name in request.sums}
@@ -55,8 +55,7 @@ def combine_updates(
         what = _what(call)
         if set(body.scalars) != set(scalars):
             raise WireError(f"{what} carries scalars {sorted(body.scalars)}, expected {sorted(scalars)}")
-        if "weight" in body.scalars:
-            check_weight(body.scalars["weight"], int(roster.num_train[call.clients].sum()), what)
+        check_weights(body.scalars, int(roster.num_train[call.clients].sum()), request.smoothing, what)
         for name, value in body.scalars.items():
             scalars[name] += value
         for name, parts in sums.items():

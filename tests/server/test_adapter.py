@@ -25,6 +25,7 @@ from server.roster import Roster
 from server.settings import EvaluationSettings, ServerSettings
 from strategies.base import Arrays, Outcome, Replies, Request, Strategy
 from strategies.fedavg import FedAvg
+from strategies.geometric_median import GeometricMedian
 
 HEAD = {"weight": np.ones((2, 3), dtype=np.float32), "bias": np.zeros(2, dtype=np.float32)}
 NAMES = [f"client-{number}" for number in range(10)]
@@ -167,6 +168,13 @@ def test_replies_that_are_refused(train: Any, text: str) -> None:
     grid = two_hosts(train)
     with pytest.raises(WireError, match=text):
         run_round(adapter_of(roster_of(grid)), grid)
+
+
+def test_weights_by_nearness_are_held_against_the_described_samples_and_the_smoothing() -> None:
+    """Each host's 25 samples over 0.01 are 2,500."""
+    grid = two_hosts(changed_body(scalars={"near_weight": 2501.0}))
+    with pytest.raises(WireError, match="carries near_weight 2501, expected 0 to 2500"):
+        run_round(adapter_of(roster_of(grid), GeometricMedian(smoothing=0.01)), grid)
 
 
 def test_missing_doubled_and_failed_replies() -> None:

@@ -12,7 +12,7 @@ from fedgraft.errors import WireError
 from fedgraft.simulation.flower_identity import claim_identity
 from fedgraft.wire.records import pack
 from fedgraft.wire.requests import TrainReply
-from server.sizes import check_norms, check_weight
+from server.sizes import check_norms, check_weight, check_weights
 
 
 def reply(groups: dict[str, dict[str, Any]], **scalars: float) -> Message:
@@ -42,6 +42,15 @@ def test_norms_are_over_the_weight_of_their_sum(message: Message, norm: float) -
         check_norms(message, norm * 0.999)
 
 
+@pytest.mark.parametrize("name", ["update", "control", "normalised_update", "fair_update", "near_update"])
+def test_a_sum_without_a_weight_is_infinitely_large(name: str) -> None:
+    """It would be divided by the others' weight; nothing at all is what clients without samples send."""
+    nothing = {"weight": 0.0, "fair_weight": 0.0, "near_weight": 0.0}
+    with pytest.raises(WireError, match=r"^its norm is inf, more than 1000 \(server.largest_update_norm\)$"):
+        check_norms(reply({name: {"bias": np.array([0.0, 1e30])}}, **nothing), 1000.0)
+    check_norms(reply({name: {"bias": np.zeros(2)}}, **nothing), 1000.0)
+
+
 def test_squares_that_are_no_numbers_any_more_are_too_large() -> None:
     with pytest.raises(WireError, match="its norm is inf"):
         check_norms(reply({"update": {"bias": np.full(2, 1e300)}}, weight=1.0), 1000.0)
@@ -55,3 +64,16 @@ def test_nobody_weighs_more_than_what_it_described() -> None:
     check_weight(25.0, 25, "reply")
     with pytest.raises(WireError, match=r"reply is weighted with 25\.1 training samples, described were 25"):
         check_weight(25.1, 25, "reply")
+
+
+def test_weights_of_sums_have_the_bound_that_follows_from_the_samples() -> None:
+    """25 samples, all nearer than the smoothing 0.01, weigh 25 / 0.01 = 2,500; a loss has no largest value."""
+    check_weights({"near_weight": 2500.0, "fair_weight": 1e9, "weight": 25.0}, 25, 0.01, "reply")
+    for name, value, text in (
+        ("near_weight", 2501.0, "reply carries near_weight 2501, expected 0 to 2500 with 25 training samples"),
+        ("near_weight", -1.0, "reply carries near_weight -1, expected 0 to 2500"),
+        ("fair_weight", -1.0, "reply carries fair_weight -1, expected 0 to inf"),
+        ("weight", 26.0, "reply is weighted with 26 training samples, described were 25"),
+    ):
+        with pytest.raises(WireError, match=text):
+            check_weights({name: value}, 25, 0.01, "reply")
