@@ -22,9 +22,6 @@ from server.settings import EvaluationSettings, ServerSettings, Tracker
 from strategies.fedavg import FedAvg
 from strategies.registry import CalibrationSettings, ClosedFormSettings, StrategySettings
 
-KEEP_STATE = ("scaffold", "feddyn")
-"""Strategies whose clients keep arrays of the head's shapes from round to round."""
-
 
 class Scenario(Settings):
     """What to run: a federation's data, backbone, head, training, strategy and runtime."""
@@ -106,9 +103,27 @@ class Scenario(Settings):
         if self.unfreeze.moves and self.unfreeze.local_norm:
             text = "came local with a schedule that moves on, but what clients keep can't grow"
             raise setting_fault("unfreeze.batch_norm", f"{text}; give one cut from round 1 on, or set frozen")
-        if self.unfreeze.moves and (self.strategy.title in KEEP_STATE or self.strategy.title.startswith("flower:")):
+        if self.unfreeze.moves and (self.strategy.keeps_state or self.strategy.title.startswith("flower:")):
             text = f"moves on in round {self.unfreeze.steps[-1].round}, but {self.strategy.title} keeps what can't grow"
             raise setting_fault("unfreeze.schedule", f"{text}; give one cut from round 1 on, or take another strategy")
+        return self
+
+    @model_validator(mode="after")
+    def _rounds_that_can_be_gone_back_to(self) -> Scenario:
+        if self.server.patience is None:
+            return self
+        own = "what clients keep for themselves does not go back to an earlier round with the head"
+        if self.strategy.answer == "own" or (
+            self.strategy.keeps_state and self.strategy.personal(self.strategy.init({})) is not None
+        ):
+            text = f"came {self.server.patience} with strategy {self.strategy.title}, but {own}"
+            raise setting_fault("server.patience", f"{text}; set it to null")
+        if self.unfreeze is not None and self.unfreeze.local_norm:
+            text = f"came {self.server.patience} with unfreeze.batch_norm: local, but {own}"
+            raise setting_fault("server.patience", f"{text}; set it to null, or batch_norm to frozen")
+        if self.data.validation_fraction == 0 and not self.data.at_sites:
+            text = f"came {self.server.patience}, but data.validation_fraction is 0, so there is no loss to judge by"
+            raise setting_fault("server.patience", f"{text}; set it to null, or keep samples for validation")
         return self
 
     @model_validator(mode="after")

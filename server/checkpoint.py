@@ -45,11 +45,13 @@ class Best:
         round_number: the round that it came out of.
         loss: over the validation parts of the clients that were asked.
         head: its arrays, those of trained blocks included.
+        last_round: the last round whose head was evaluated.
     """
 
     round_number: int
     loss: float
     head: Arrays
+    last_round: int
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,11 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
         "round": checkpoint.round_number,
         "counters": asdict(checkpoint.counters),
         "sizes": dict(checkpoint.sizes),
-        **({"best": {"round": best.round_number, "loss": best.loss}} if best is not None else {}),
+        **(
+            {"best": {"round": best.round_number, "loss": best.loss, "last_round": best.last_round}}
+            if best is not None
+            else {}
+        ),
     }
     facts["digest"] = tensors_digest(arrays, facts)
     save_tensors(folder / f"round-{checkpoint.round_number:06d}.safetensors", arrays, facts)
@@ -136,5 +142,5 @@ def _read(path: Path) -> Checkpoint | None:
     versions = groups["clients"].get("version", np.zeros(0, dtype=np.int64))
     counters = Counters(**facts["counters"])
     known = facts.get("best")
-    best = None if known is None else Best(known["round"], known["loss"], groups["best"])
+    best = None if known is None else Best(known["round"], known["loss"], groups["best"], known["last_round"])
     return Checkpoint(facts["round"], groups["head"], groups["state"], counters, facts["sizes"], versions, best)

@@ -78,8 +78,8 @@ def _round(course: Course) -> None:
     started, before = time.perf_counter(), (course.counters.bytes_down, course.counters.bytes_up)
     number = course.round_number + 1
     adapter = course.adapter
-    unfreeze(course, number)
     sent = course.head
+    unfreeze(course, number)
     shortage = adapter.shortage(number)
     if shortage is not None:
         report("note", text=f"round {number} is skipped: {shortage}")
@@ -172,14 +172,19 @@ def _write_record(course: Course, record: RoundRecord, number: int) -> None:
         if values:
             sizes = {"num_clients": len(record.clients), "num_samples": int(record.metrics["count"])}
             course.directory.row(number - 1, group, {**sizes, **values})
+    _write_clients(course, record, number)
+
+
+def _write_clients(course: Course, record: RoundRecord, number: int) -> None:
+    """Write what the replies of round `number` said of each client."""
     if course.part.evaluation.per_client:
-        course.directory.client_rows(
-            number, [course.roster.names[client] for client in record.clients], record.per_client
-        )
+        names = [course.roster.names[client] for client in record.clients]
+        course.directory.client_rows(number, names, record.per_client)
 
 
 def _evaluate_centrally(course: Course, group: str = "central") -> None:
-    if course.central is None or not course.adapter.evaluates_after(course.round_number):
+    due = group == "calibrated" or course.adapter.evaluates_after(course.round_number)
+    if course.central is None or not due:
         return
     started = time.perf_counter()
     sums = course.central.evaluate(course.head, course.part.cut_at(course.round_number))
@@ -196,7 +201,7 @@ def _end(course: Course) -> None:
         take_best(course)
     number = course.round_number if course.head_round is None else course.head_round
     if course.part.calibrate is not None:
-        course.head = _made_at_once(course, course.part.calibrate, number, "calibrate")
+        course.head = _made_at_once(course, course.part.calibrate, course.round_number, "calibrate")
         course.central_sums = None
         _evaluate_centrally(course, "calibrated")
     if course.central is not None and course.central_sums is None:
@@ -205,4 +210,6 @@ def _end(course: Course) -> None:
     adapter.aggregate_evaluate(number, answers(course, messages, adapter, number) or [])
     if adapter.record is not None and course.head_round is None:
         _write_record(course, adapter.record, number + 1)
+    elif adapter.record is not None:  # its metrics stand there; its scores by client only of those that were asked then
+        _write_clients(course, adapter.record, number + 1)
     write_results(course)

@@ -6,6 +6,8 @@ so that it costs no message of its own.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from fedgraft.progress import report
 from fedgraft.wire.records import Arrays
 from server.checkpoint import Best
@@ -23,9 +25,13 @@ def note_validation(course: Course, record: RoundRecord | None, sent: Arrays) ->
     """
     if course.part.server.patience is None or record is None:
         return
-    loss = record.summarised("validation", course.adapter.objective.task).get("loss")
-    if loss is not None and (course.best is None or loss < course.best.loss):
-        course.best = Best(course.round_number - 1, loss, dict(sent))
+    loss, number = record.summarised("validation", course.adapter.objective.task).get("loss"), course.round_number - 1
+    if loss is None:  # not evaluated in this round
+        return
+    if course.best is None or loss < course.best.loss:
+        course.best = Best(number, loss, dict(sent), number)
+    else:
+        course.best = replace(course.best, last_round=number)
 
 
 def stops(course: Course) -> bool:
@@ -33,7 +39,7 @@ def stops(course: Course) -> bool:
     patience, best = course.part.server.patience, course.best
     if patience is None or best is None or course.round_number >= course.part.server.rounds:
         return False
-    return course.round_number - 1 - best.round_number >= patience
+    return best.last_round - best.round_number >= patience
 
 
 def take_best(course: Course) -> None:

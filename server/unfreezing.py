@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fedgraft.errors import Fault, ScenarioError
 from fedgraft.models.info import BackboneInfo
+from fedgraft.models.unfreeze_settings import BLOCKS
 from fedgraft.progress import report
 from fedgraft.wire.records import Arrays
 from server.course import Course
@@ -32,7 +33,9 @@ def unfreeze(course: Course, round_number: int) -> None:
         ScenarioError: the clients keep state of the arrays that there were.
     """
     cut = course.part.cut_at(round_number)
-    if cut is None:
+    if cut is None or (
+        cut == course.part.cut_at(round_number - 1) and any(name.startswith(BLOCKS) for name in course.head)
+    ):
         return
     pretrained = _pretrained(course.part, cut)
     joining = {name: value for name, value in pretrained.items() if name not in course.head}

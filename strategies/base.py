@@ -216,6 +216,11 @@ class Strategy(Settings):
         """
         return self.most_rounds is None and type(self).personal is Strategy.personal
 
+    @property
+    def keeps_state(self) -> bool:
+        """Whether its clients keep something from round to round, such as control variates or heads of their own."""
+        return any(isinstance(request, Request) and request.keeps_state for request in self.plan(self.init({}), 1))
+
     def shortage(self, num_clients: int) -> str | None:
         """Return why a round of so many clients with training samples is too small, and what to do; None: it is not."""
         return None

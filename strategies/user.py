@@ -109,6 +109,15 @@ class UserStrategy(Strategy):
         facts = self._facts
         return facts.trains_blocks if isinstance(facts, Strategy) else True
 
+    @property
+    def keeps_state(self) -> bool:
+        """As the plan of the user's class says; of one that plans by the head's arrays it is not known beforehand."""
+        facts = self._facts
+        try:
+            return isinstance(facts, Strategy) and facts.keeps_state
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
+            return False
+
     def shortage(self, num_clients: int) -> str | None:
         """Return why a round of so few clients is not enough, if it is not."""
         facts = self._facts

@@ -16,9 +16,9 @@ Scores = dict[str, float]
 def final_scores(result: Result, part: str) -> Scores:
     """Return each client's score at the run's end, of the global head (`validation`) or its own (`personal`)."""
     evaluations = result.client_scores[part]
-    if not evaluations:
-        return {}
-    return {client: score for client, (score, _, _) in evaluations[-1].of.items()}
+    best = result.summary.get("best_round")  # of a run that stopped early, which goes on to write nothing of it
+    judged = [one for one in evaluations if best is None or one.round == best]
+    return {client: score for client, (score, _, _) in judged[-1].of.items()} if judged else {}
 
 
 def served_scores(result: Result) -> Scores:

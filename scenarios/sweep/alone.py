@@ -52,6 +52,7 @@ def clients_alone(combinations: Sequence[Combination], block: Located) -> list[C
             tuned = dict(zip(axes, chosen, strict=True))
             text = plain + json.dumps([value.plain() for value in chosen])
             settings = {**training, "strategy": Located(OWN, transfer.place)}
+            settings["server.patience"] = Located(None, transfer.place)  # each client chooses its own best round
             found.setdefault(text, Combination(settings, "compare.transfer", "alone", tuned))
     return list(found.values())
 

@@ -26,7 +26,7 @@ def negative_transfer(facts: Facts) -> str | None:
     accuracy = float(facts.validation["correct"]) / count
     of_class = np.asarray(confusion).sum(axis=1)
     share = float(of_class.max()) / count
-    if accuracy > share + 2 * standard_error(share, count) or share == 1:
+    if accuracy > share or share == 1:
         return None
     return (
         f"the head is right in {percent(accuracy)} of the validation samples, and the commonest class, "

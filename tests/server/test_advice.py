@@ -52,10 +52,10 @@ def test_nothing_is_said_where_all_is_well() -> None:
 
 
 def test_a_head_that_answers_the_commonest_class_transferred_nothing() -> None:
-    """130 of 200 samples are cats: 131 right answers are 65.5 %, against 65 % for `cat` always."""
-    found = advice(facts(validation=sums([[120, 10], [59, 11]])))
+    """130 of 200 samples are cats: 129 right answers are 64.5 %, against 65 % for `cat` always."""
+    found = advice(facts(validation=sums([[118, 12], [59, 11]])))
     assert [one.check for one in found] == ["negative_transfer", "weak_classes"]
-    assert "right in 66 % of the validation samples" in found[0].text
+    assert "right in 64 % of the validation samples" in found[0].text
     assert "'cat', would be in 65 %" in found[0].text
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 from small_scenarios import small
 
 import fedgraft
@@ -101,3 +103,45 @@ def test_advice_is_to_stop_early_until_it_is_done(tmp_path: Path) -> None:
     alone, stopped = ran(tmp_path / "alone", **much), ran(tmp_path / "run", **much, **{"server.patience": PATIENCE})
     assert "trained_too_long" in {found["check"] for found in alone.summary["advice"]}
     assert not {"trained_too_long", "trained_too_short"} & {found["check"] for found in stopped.summary["advice"]}
+
+
+def test_only_rounds_that_were_evaluated_count(expected: tuple[int, int], tmp_path: Path) -> None:
+    """Of every fifth round the loss is known: patience of 3 rounds is at its end with the second that is no better."""
+    run = ran(tmp_path / "run", **{"server.patience": PATIENCE, "evaluation.every": 5})
+    judged = [(row["round"], row["loss"]) for row in run.metrics if row["group"] == "validation"]
+    assert [number for number, _ in judged][:2] == [0, 5]
+    assert run.summary["best_round"] == min(judged, key=lambda one: one[1])[0] == 5
+
+
+def test_the_scores_of_clients_at_the_end_are_those_of_the_best_head(tmp_path: Path) -> None:
+    """Also where a round asks a few of them: all are asked at the end, so that their scores give the summary's."""
+    run = ran(tmp_path / "run", **{"server.patience": PATIENCE, "server.clients_per_round": 4})
+    with (run.directory / "client_metrics.csv").open(newline="") as file:
+        rows = {row["client"]: row for row in csv.DictReader(file) if row["part"] == "validation" and last(row, run)}
+    right = sum(float(row["score"]) * int(row["num_samples"]) for row in rows.values())
+    total = sum(int(row["num_samples"]) for row in rows.values())
+    assert len(rows) == 9
+    assert right / total == pytest.approx(run.summary["validation"]["accuracy"], rel=1e-5)
+
+
+def last(row: dict[str, str], run: fedgraft.Run) -> bool:
+    """Return whether a row speaks of the head that the run ended with."""
+    return int(row["round"]) == run.summary["best_round"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"strategy": "local-only"}, "with strategy local-only, but what clients keep for themselves"),
+        ({"strategy": "ditto"}, "with strategy ditto, but what clients keep for themselves"),
+        ({"data.validation_fraction": 0}, "validation_fraction is 0, so there is no loss to judge by"),
+    ],
+)
+def test_what_can_not_go_back_is_refused(changes: dict[str, Any], text: str) -> None:
+    with pytest.raises(ValidationError, match=text):
+        small(**{"server.patience": 2, **changes})
+
+
+@pytest.mark.parametrize("strategy", ["scaffold", "fine-tune-after", "fedavgm"])
+def test_what_the_head_alone_decides_may_stop(strategy: str) -> None:
+    assert small(**{"server.patience": 2, "strategy": strategy}).server.patience == 2
