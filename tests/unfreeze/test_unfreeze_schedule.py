@@ -75,6 +75,17 @@ def test_stopped_in_a_round_that_unfreezes_and_resumed_equals_undisturbed(
     assert [row["round"] for row in resumed.metrics] == [row["round"] for row in whole.metrics]
 
 
+def test_a_run_that_unfreezing_harms_ends_with_the_head_before_it(weights: Path, tmp_path: Path) -> None:
+    """The best head is that of round 1, which knows no blocks; round 2 lets them train far too fast."""
+    clipped = {"train.clip_norm": 0.2}
+    harm = {"unfreeze.schedule": [{"round": 2, "cut": "layer3"}], "unfreeze.rate": 60.0, "server.patience": 2}
+    run = trained(tuned(weights, **clipped, **harm, **{"server.rounds": 8}), tmp_path / "run")
+    assert run.summary["best_round"] == 1
+    head_alone = trained(tuned(weights, **clipped, **{"server.rounds": 1}), tmp_path / "alone")
+    assert set(run.head) == {"weight", "bias"}
+    assert all(np.array_equal(value, head_alone.head[name]) for name, value in run.head.items())
+
+
 def test_l2_sp_is_a_term_of_the_loss(weights: Path, tmp_path: Path) -> None:
     """`pull / 2 |w - w_pretrained|^2`, written into the plain loop's loss; momentum sees it as any gradient."""
     scenario = tuned(weights, **{"unfreeze.cut": "layer3", "unfreeze.pull": 0.7, "unfreeze.rate": 1.0})
