@@ -21,7 +21,7 @@ covariances divide by n. The intensity `a` needs `sum_i |x_i - mean|^4`, which f
 `sum |x|^2 x` beside the moments.
 
 Everything that enters is a sum over samples, so the scores of a federation are the pooled ones to rounding, under any
-split. This file imports NumPy only.
+split. NumPy is all that this needs: torch is not imported.
 """
 
 from __future__ import annotations

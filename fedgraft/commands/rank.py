@@ -133,15 +133,12 @@ def ranking_table(found: Ranking) -> Table:
 
 def _cells(scored: Scored, found: Ranking) -> list[str]:
     from fedgraft.commands.compare_display import size
-    from fedgraft.ranking.records import Z_95
+    from fedgraft.ranking.records import Z_95, name_and_cut
     from fedgraft.ranking.verdict import shown as told
 
-    weights = scored.backbone.weights
-    aside = "" if weights == "pretrained" or scored.backbone.name == "pixels" else f" ({Path(weights).name} weights)"
     error, pictures = scored.standard_error, scored.picture_seconds
     return [
-        escaped(f"{scored.backbone.name}{aside}"),
-        escaped(scored.backbone.cut if scored.backbone.name not in ("pixels", "identity") else ""),
+        *map(escaped, name_and_cut(scored.backbone)),
         told(scored.validated, found.task),
         "" if error is None else f"{100 * Z_95 * error:.1f}",
         f"{scored.log_me:.3f}",

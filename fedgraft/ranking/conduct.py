@@ -20,7 +20,7 @@ from fedgraft.models.registry import describe
 from fedgraft.models.settings import BackboneSettings
 from fedgraft.progress import report
 from fedgraft.ranking.candidates import Named, choose, nothing_left
-from fedgraft.ranking.records import Ranking, Role, Scored
+from fedgraft.ranking.records import WITHOUT_CUTS, Ranking, Role, Scored, title
 from fedgraft.ranking.verdict import recommend
 from fedgraft.submission import RunFacts, Submission
 
@@ -111,8 +111,8 @@ class Bench:
             alike.setdefault(replace_cut(backbone, ""), []).append(backbone)
         several = {key: group for key, group in alike.items() if len(group) > 1}
         for number, (key, group) in enumerate(several.items(), 1):
-            title = f"features of {_title(replace_cut(key, f'{len(group)} cuts'))}"
-            report("candidate", number=number, of=len(several), title=title, role="features")
+            what = f"features of {title(replace_cut(key, f'{len(group)} cuts'))}"
+            report("candidate", number=number, of=len(several), title=what, role="features")
             scenario = self._scenario
             samples = open_workspace(scenario.data, scenario.seed, key, scenario.features).federation.samples
             started = time.perf_counter()
@@ -127,12 +127,12 @@ class Bench:
     def candidates(self, backbones: Sequence[BackboneSettings], missing: list[tuple[str, str]]) -> Iterator[Scored]:
         """Yield the backbones with their scores; what can't be ranked is told, and added to `missing`."""
         for number, backbone in enumerate(backbones, 1):
-            report("candidate", number=number, of=len(backbones), title=_title(backbone), role="candidate")
+            report("candidate", number=number, of=len(backbones), title=title(backbone), role="candidate")
             try:
                 yield self.scored(backbone, "candidate")
             except ModelError as error:
-                missing.append((_title(backbone), str(error)))
-                report("note", text=f"{_title(backbone)} is left out: {error}")
+                missing.append((title(backbone), str(error)))
+                report("note", text=f"{title(backbone)} is left out: {error}")
 
     def scored(self, backbone: BackboneSettings, role: Role) -> Scored:
         """Return a backbone with its scores and costs.
@@ -155,7 +155,7 @@ class Bench:
                 by_evidence = log_me(found.statistics, found.task)
                 by_separation = h_score(found.statistics) if found.task == "classes" else None
         except ValueError as error:
-            raise ModelError(f"{backbone.name} at {backbone.cut} can't be ranked: {error}") from error
+            raise ModelError(f"{title(backbone)} can't be ranked: {error}") from error
         validated, standard_error = _validated(found)
         return Scored(
             backbone=backbone,
@@ -189,11 +189,11 @@ class Bench:
             best = next(one for one in learned if one.name == name)
             wanted.append((best.model_copy(update={"weights": "random"}), "random"))
         for number, (backbone, role) in enumerate(wanted, 1):
-            report("candidate", number=number, of=len(wanted), title=_title(backbone), role=role)
+            report("candidate", number=number, of=len(wanted), title=title(backbone), role=role)
             try:
                 yield self.scored(backbone, role)
             except ModelError as error:
-                report("note", text=f"the baseline {backbone.name} with random weights is left out: {error}")
+                report("note", text=f"the baseline {title(backbone)} is left out: {error}")
 
     def ranking(
         self,
@@ -237,11 +237,6 @@ class Bench:
 
 def _features_progress(done: int, total: int) -> None:
     report("progress", what="features", done=done, total=total)
-
-
-def _title(backbone: BackboneSettings) -> str:
-    weights = "" if backbone.weights != "random" else ", random weights"
-    return backbone.name if backbone.name in (PIXELS, "identity") else f"{backbone.name} at {backbone.cut}{weights}"
 
 
 def _ordered(scored: Iterator[Scored]) -> tuple[Scored, ...]:
@@ -342,6 +337,27 @@ def _write(ranking: Ranking, scenario: Scenario) -> None:
     """Write the ranking, and the scenario with the backbone that it recommends."""
     from scenarios.writer import to_yaml
 
-    chosen = ranking.best.backbone
-    write_text(ranking.directory / "scenario.yaml", to_yaml(scenario.model_copy(update={"backbone": chosen})))
+    settled = _with_backbone(scenario, ranking.best.backbone)
+    write_text(ranking.directory / "scenario.yaml", to_yaml(settled))
     write_text(ranking.directory / RANKING_FILE, json.dumps(ranking.as_json(), indent=1) + "\n")
+
+
+def _with_backbone(scenario: Scenario, chosen: BackboneSettings) -> Scenario:
+    """Return the scenario with another backbone; blocks that this one does not have are not trained, with a note."""
+    changed: dict[str, Any] = {"backbone": chosen}
+    fault = _unfreeze_fault(scenario, chosen)
+    if fault is not None:
+        text = f"{title(chosen)} does not fit the scenario's unfreeze, which scenario.yaml sets to null"
+        report("note", text=f"{text} ({fault}); to train blocks as well, give cuts that lie before the head's")
+        changed["unfreeze"] = None
+    return scenario.model_copy(update=changed)
+
+
+def _unfreeze_fault(scenario: Scenario, chosen: BackboneSettings) -> str | None:
+    if scenario.unfreeze is None:
+        return None
+    if chosen.name in WITHOUT_CUTS:
+        return "it has no blocks"
+    info = describe(chosen)
+    fault = scenario.unfreeze.fault(info.cuts, info.cut)
+    return None if fault is None else " ".join(fault)

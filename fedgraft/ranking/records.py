@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from fedgraft.models.catalogue import PIXELS
 from fedgraft.models.losses import Task
 from fedgraft.models.settings import BackboneSettings
 
@@ -21,6 +22,23 @@ Role = Literal["candidate", "pixels", "random"]
 
 METRICS: dict[Task, str] = {"classes": "accuracy", "labels": "right labels", "real": "R2"}
 """What cross-validation gives: shares of right answers, or of the variance that is explained."""
+
+
+WITHOUT_CUTS = ("identity", PIXELS)
+"""Backbones that have one place for a head, and no weights."""
+
+
+def name_and_cut(backbone: BackboneSettings) -> tuple[str, str]:
+    """Return what a backbone is called, with its weights if they are not the pretrained ones, and its cut or ''."""
+    name, weights = backbone.name, backbone.weights
+    if name in WITHOUT_CUTS:
+        return name, ""
+    return (name if weights == "pretrained" else f"{name} ({Path(weights).name} weights)"), backbone.cut
+
+
+def title(backbone: BackboneSettings) -> str:
+    """Return what a backbone at its cut is called in a line."""
+    return " at ".join(part for part in name_and_cut(backbone) if part)
 
 
 @dataclass(frozen=True)
@@ -61,11 +79,7 @@ class Scored:
     @property
     def title(self) -> str:
         """What it is called in a line."""
-        name = self.backbone.name
-        if name in ("identity", "pixels"):
-            return name
-        weights = "" if self.backbone.weights == "pretrained" else f", {Path(self.backbone.weights).name} weights"
-        return f"{name} at {self.backbone.cut}{weights}"
+        return title(self.backbone)
 
     @property
     def interval(self) -> tuple[float, float] | None:
