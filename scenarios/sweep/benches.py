@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedgraft.errors import Fault, ScenarioError, StoreError, listed
-from scenarios.comparison.records import Comparison, Forecast
+from scenarios.comparison.records import Comparison, Forecast, condition_key
 from scenarios.sweep.bench import Listener, Task, make_here
 from scenarios.sweep.costs import fitting_jobs
 from scenarios.sweep.options import Options
 from scenarios.sweep.plan import Plan
+from scenarios.sweep.tuning import costs_of_tries, open_searches
 from scenarios.sweep.workers import make_in_workers
 
 
@@ -21,8 +22,8 @@ class Benches:
     """Where runs are made side by side.
 
     Attributes:
-        number: of runs at a time.
-        make: makes runs and tells of each.
+        number: of runs at a time, at most.
+        make: makes runs and tells of each, no more at a time than there are.
     """
 
     number: int
@@ -38,15 +39,20 @@ def benches_for(comparison: Comparison, planned: Plan, options: Options) -> Iter
         from scenarios.sweep.on_ray import cluster, free_places, kept_environment, make_on_ray
 
         with cluster(options.ray, options.verbose):
-            number = min(options.jobs or free_places(threads), len(planned.runs))
+            number = options.jobs or free_places(threads)
             environment = kept_environment()
             yield Benches(number, lambda tasks, heard: make_on_ray(tasks, number, heard, log, threads, environment))
         return
-    number = _jobs(planned, [run.forecast for run in comparison.runs if run.state != "finished"], options.jobs)
-    if number == 1:
-        yield Benches(1, make_here)
-    else:
-        yield Benches(number, lambda tasks, heard: make_in_workers(tasks, number, heard, log))
+    number = _jobs(planned, _costs(comparison, planned), options.jobs)
+
+    def make(tasks: Sequence[Task], heard: Listener) -> None:
+        jobs = min(number, len(tasks))
+        if jobs > 1:
+            make_in_workers(tasks, jobs, heard, log)
+        else:
+            make_here(tasks, heard)
+
+    yield Benches(number, make)
 
 
 def check_runtime(planned: Plan) -> None:
@@ -72,10 +78,21 @@ def placed(comparison: Comparison) -> Path:
     return comparison.directory
 
 
+def _costs(comparison: Comparison, planned: Plan) -> list[Forecast | None]:
+    """Return what all that is to be made will cost: the tries of searches, and the comparison's own runs."""
+    costs = [run.forecast for run in comparison.runs if run.state != "finished"]
+    if planned.settings.tune is not None:
+        of = {(run.contender, condition_key(run.condition)): run.forecast for run in comparison.runs}
+        for search in open_searches(planned.searches, comparison.tuning):
+            whole = of[search.contender, condition_key(search.condition)]
+            costs += costs_of_tries(search, planned.settings.tune, whole)
+    return costs
+
+
 def _jobs(planned: Plan, costs: list[Forecast | None], wanted: int | None) -> int:
-    """Return how many processes make the runs: one where each run starts processes of its own."""
+    """Return how many processes make the runs at most: one where each run starts processes of its own."""
     runtimes = {run.scenario.runtime.name for run in planned.runs}
     if runtimes != {"inline"}:
         return 1
     threads = max(run.scenario.runtime.threads for run in planned.runs)
-    return min(wanted, max(1, len(costs))) if wanted else fitting_jobs(costs, threads)
+    return wanted or fitting_jobs(costs, threads)

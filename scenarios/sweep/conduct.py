@@ -28,7 +28,7 @@ from scenarios.sweep.place import SCENARIO_FILE, directory_of, known_comparison
 from scenarios.sweep.plan import Plan, SweepRun, own_answers, plan
 from scenarios.sweep.proposals import check_installed as optuna_installed
 from scenarios.sweep.searches import with_settings
-from scenarios.sweep.tuning import tune, tuning_of
+from scenarios.sweep.tuning import chosen_for, open_searches, tune, tuning_of
 from scenarios.writer import to_yaml
 
 TUNING_FOLDER = "tuning"
@@ -81,11 +81,13 @@ def compare(
 
 
 def _comparison(planned: Plan, known: Comparison | None) -> Comparison:
-    """Return the comparison that a plan makes; one that goes on keeps its identity and its forecasts."""
+    """Return the comparison that a plan makes; one that goes on keeps its identity, forecasts and tuning."""
     from server.run_directory import environment
 
     settings, facts = planned.settings, environment()
     kept = {} if known is None else {run.id: run.forecast for run in known.runs}
+    tuning = () if known is None else known.tuning
+    runs = (_with_tuning(run, tuning).planned for run in planned.runs)
     return Comparison(
         comparison_id=str(uuid.uuid4()) if known is None else known.comparison_id,
         name=planned.scenario.name,
@@ -96,8 +98,8 @@ def _comparison(planned: Plan, known: Comparison | None) -> Comparison:
         condition_keys=planned.condition_keys,
         created=str(facts["created"]) if known is None else known.created,
         environment=facts if known is None else known.environment,
-        runs=tuple(replace(run.planned, forecast=kept.get(run.planned.id)) for run in planned.runs),
-        tuning=() if known is None else known.tuning,
+        runs=tuple(replace(run, forecast=kept.get(run.id)) for run in runs),
+        tuning=tuning,
     )
 
 
@@ -128,20 +130,24 @@ def _with_forecasts(comparison: Comparison, planned: Plan, show: Callable[[Event
 def _tuned(
     comparison: Comparison, planned: Plan, benches: Benches, show: Callable[[Event], None]
 ) -> tuple[Comparison, list[SweepRun]]:
-    """Tune what is to be tuned, unless it has been; return the comparison and its runs with what was chosen."""
+    """Tune what is to be tuned and has not been, or in vain; return the comparison and its runs with the choices."""
     settings, directory = planned.settings.tune, placed(comparison)
     runs = list(planned.runs)
     if settings is None or not planned.searches:
         return comparison, runs
     tunings = comparison.tuning
-    if not tunings:
-        show({"kind": "tune", "done": 0, "of": 0, "settings": settings, "searches": planned.searches})
+    searches = open_searches(planned.searches, tunings)
+    if searches:
+        show({"kind": "tune", "done": 0, "of": 0, "settings": settings, "searches": searches})
 
         def tell(done: int, of: int) -> None:
             show({"kind": "tune", "done": done, "of": of})
 
         folder = directory / TUNING_FOLDER
-        tunings = tune(planned.searches, settings, comparison.metric, folder, benches.make, tell)
+        found = tune(searches, settings, comparison.metric, folder, benches.make, tell)
+        both = (*found, *tunings)
+        ordered = (chosen_for(both, search.contender, search.condition) for search in planned.searches)
+        tunings = tuple(one for one in ordered if one is not None)
     runs = [_with_tuning(run, tunings) for run in runs]
     of = {run.planned.id: run.planned.tuned for run in runs}
     changed = tuple(replace(run, tuned=of[run.id]) for run in comparison.runs)
@@ -177,7 +183,8 @@ def _make(
         for run in open_runs
         if run.id not in hopeless
     ]
-    event = {"kind": "jobs", "jobs": benches.number, "open": len(open_runs), "comparison": comparison}
+    jobs = max(1, min(benches.number, len(tasks)))
+    event = {"kind": "jobs", "jobs": jobs, "open": len(open_runs), "comparison": comparison}
     show({**event, "own_answers": own_answers(sweep_runs)})
 
     def heard(identifier: str, message: Message) -> None:

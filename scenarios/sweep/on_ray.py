@@ -122,7 +122,8 @@ class RayWorker:
                         return
         except Exception as error:  # Ray raises whatever its parts do; the conductor hears of the actor's end
             if not self._ending.is_set():
-                self._death = f"its actor on the Ray cluster ended: {str(error).strip().splitlines()[0]}"
+                lines = str(error).strip().splitlines() or [type(error).__name__]
+                self._death = f"its actor on the Ray cluster ended: {lines[0]}"
                 self._inbox.put((self, None))
 
     def death(self) -> str:

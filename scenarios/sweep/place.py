@@ -15,6 +15,7 @@ from scenarios.loader import load_scenario
 from scenarios.schema import Scenario
 from scenarios.sweep.options import Options
 from scenarios.sweep.plan import Plan
+from scenarios.sweep.tuning import chosen_by_another
 
 PARENT = "comparisons"
 SCENARIO_FILE = "scenario.yaml"
@@ -22,7 +23,8 @@ MAY_DIFFER = (
     *("runtime", "tracking"),
     *(f"compare.{name}" for name in ("seeds", "baseline", "metric", "target", "most_runs", "transfer")),
 )
-"""Keys in which a comparison that goes on may differ from what it was begun with: no run that is there changes."""
+"""Keys in which a comparison that goes on may differ from what it was begun with: no run that is there changes. The
+metric only as long as no settings were chosen by it."""
 
 
 @contextlib.contextmanager
@@ -72,7 +74,7 @@ def known_comparison(planned: Plan, directory: Path | None) -> Comparison | None
     """Return the comparison that is there to go on with, if any.
 
     Raises:
-        StoreError: it is of another scenario; names the keys that differ.
+        StoreError: it is of another scenario, and names the keys that differ, or was tuned by another metric.
     """
     if directory is None or not (directory / COMPARISON_FILE).exists():
         return None
@@ -82,6 +84,13 @@ def known_comparison(planned: Plan, directory: Path | None) -> Comparison | None
         raise StoreError(
             f"the comparison in {directory} was begun with another scenario (other: {listed(differing)}); go on with "
             f"its own: fedgraft compare {directory / SCENARIO_FILE} --out {directory} --resume"
+        )
+    chosen_by = chosen_by_another(known.tuning, planned.settings.metric)
+    if chosen_by is not None:
+        raise StoreError(
+            f"compare.metric: came {planned.settings.metric or 'null'}, but the settings of the comparison in "
+            f"{directory} were chosen by {chosen_by}; go on with the metric that it was begun with, "
+            f"{known.metric or 'null'}, or begin another comparison with --out"
         )
     return known
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from fedgraft.errors import FedGraftError
 from fedgraft.metrics import PRIMARY
-from scenarios.comparison.records import PlannedRun, Tuning, condition_key
+from scenarios.comparison.records import Forecast, PlannedRun, Tuning, Values, condition_key
 from scenarios.comparison.results import CLIENTS, Result
 from scenarios.comparison.titles import metric_of
 from scenarios.schema import Scenario
@@ -83,7 +83,7 @@ class _Try:
 
 @dataclass
 class _Course:
-    """A search under way."""
+    """A search under way; `error` is why the first try that failed did."""
 
     search: Search
     steps: list[Step]
@@ -92,6 +92,7 @@ class _Course:
     num_runs: int = 0
     num_rounds: int = 0
     metric: str | None = None
+    error: str | None = None
 
 
 def tune(
@@ -190,6 +191,7 @@ def _judge(course: _Course, place: int, metric: str | None, folder: Path) -> Non
                 course.metric, one.score, one.rank = _judged(directory, one, course.search, metric)
             except FedGraftError as error:
                 one.error = str(error)
+        course.error = course.error or one.error
 
 
 def _judged(
@@ -221,7 +223,6 @@ def metric_by(metric: str | None, task: str) -> str:
 
 def _chosen(course: _Course, settings: TuneSettings) -> Tuning:
     search, ranked = course.search, _best(course.tries)
-    errors = [one.error for one in course.tries if one.error is not None]
     return Tuning(
         contender=search.contender,
         condition=search.condition,
@@ -229,7 +230,7 @@ def _chosen(course: _Course, settings: TuneSettings) -> Tuning:
         metric=course.metric,
         settings=dict(ranked[0].settings) if ranked else {},
         score=ranked[0].score if ranked else None,
-        error=None if ranked else errors[0],
+        error=None if ranked else course.error,
         num_settings=course.all_tries,
         num_runs=course.num_runs,
         num_rounds=course.num_rounds,
@@ -238,17 +239,55 @@ def _chosen(course: _Course, settings: TuneSettings) -> Tuning:
 
 def tuning_of(tunings: Sequence[Tuning], run: PlannedRun) -> Tuning | None:
     """Return what was chosen for a run's contender under its condition; None if nothing was searched for it."""
-    if run.role == "alone":
-        return None
-    key = condition_key(run.condition)
-    found = (one for one in tunings if one.contender == run.contender and condition_key(one.condition) == key)
+    return None if run.role == "alone" else chosen_for(tunings, run.contender, run.condition)
+
+
+def chosen_for(tunings: Sequence[Tuning], contender: str, condition: Values) -> Tuning | None:
+    """Return what was chosen for a contender under a condition; None if nothing was searched."""
+    key = condition_key(condition)
+    found = (one for one in tunings if one.contender == contender and condition_key(one.condition) == key)
     return next(found, None)
+
+
+def open_searches(searches: Sequence[Search], tunings: Sequence[Tuning]) -> list[Search]:
+    """Return the searches that have chosen nothing yet, as those of which every try failed."""
+    chosen = [one for one in tunings if one.error is None]
+    return [search for search in searches if chosen_for(chosen, search.contender, search.condition) is None]
+
+
+def chosen_by_another(tunings: Sequence[Tuning], metric: str | None) -> str | None:
+    """Return by what settings were chosen, if a comparison by `metric` would choose by another; otherwise None."""
+    fitting = {metric_by(metric, task) for task in PRIMARY}
+    others = (one.metric for one in tunings if one.error is None and one.metric not in fitting)
+    return next(others, None)
 
 
 def budget_of(search: Search, settings: TuneSettings) -> tuple[int, int]:
     """Return how many settings a search tries, and how many rounds that takes in all."""
+    steps = _steps(search, settings)
+    return steps[0].settings, sum(step.settings * step.rounds for step in steps)
+
+
+def costs_of_tries(search: Search, settings: TuneSettings, whole: Forecast | None) -> list[Forecast | None]:
+    """Return about what each run of a search will cost.
+
+    Args:
+        search: a contender under a condition.
+        settings: how many settings are tried, and how they are halved.
+        whole: what a run of the contender with all rounds will cost.
+    """
+    costs: list[Forecast | None] = []
+    for step in _steps(search, settings):
+        costs += [whole and _part(whole, step.rounds / rounds_of(search.scenario))] * step.settings
+    return costs
+
+
+def _steps(search: Search, settings: TuneSettings) -> list[Step]:
     lists = [values for values in search.space.values() if not isinstance(values, RangeSettings)]
     whole = math.prod(map(len, lists)) if len(lists) == len(search.space) else settings.trials
-    number = min(whole, settings.trials)
-    steps = steps_of(number, settings.halving, rounds_of(search.scenario))
-    return number, sum(step.settings * step.rounds for step in steps)
+    return steps_of(min(whole, settings.trials), settings.halving, rounds_of(search.scenario))
+
+
+def _part(whole: Forecast, part: float) -> Forecast:
+    seconds, sent = (None if value is None else part * value for value in (whole.seconds, whole.bytes))
+    return Forecast(seconds, sent, whole.memory_bytes)

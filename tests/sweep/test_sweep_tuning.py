@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,15 +14,27 @@ import yaml
 from small_scenarios import SMALL, changed
 
 import fedgraft
-from fedgraft.errors import FedGraftError, ScenarioError
-from scenarios.comparison.records import Comparison, read_comparison
+from fedgraft.errors import FedGraftError, ScenarioError, StoreError
+from scenarios.comparison.records import Comparison, Forecast, read_comparison
+from scenarios.sweep.bench import make_here
 from scenarios.sweep.plan import plan
 from scenarios.sweep.proposals import proposals
 from scenarios.sweep.tune_settings import RangeSettings
-from scenarios.sweep.tuning import Step, steps_of
+from scenarios.sweep.tuning import Step, costs_of_tries, steps_of
 
 RATE = "train.optimizer.learning_rate"
 GRID = {"strategy": ["fedavg", "fedprox", "ridge"]}
+FRAGILE = """
+from pathlib import Path
+from strategies.fedavg import FedAvg
+
+
+class Fragile(FedAvg):
+    def plan(self, state, round_number):
+        if round_number == 2 and not Path({mended!r}).exists():
+            raise ValueError("out of luck")
+        return super().plan(state, round_number)
+"""
 TUNE = {"space": {RATE: {"low": 1e-6, "high": 0.3, "log": True}, "strategy.mu": [0.01, 0.1, 1]}}
 
 
@@ -167,6 +180,82 @@ def test_settings_that_nobody_can_run_fail_their_contender_only(tmp_path: Path) 
         ("ridge", "finished"),
     ]
     assert str(found.runs[1].error).startswith("none of the 2 settings that were tried could be run; the first says: ")
+
+
+def test_a_search_that_failed_whole_is_tried_again_and_others_are_not(tmp_path: Path) -> None:
+    """All of the first step fail, so that none is left for the second; mended, it is searched for as the other was."""
+    odd, mended = tmp_path / "odd.py", tmp_path / "mended"
+    odd.write_text(FRAGILE.format(mended=str(mended)))
+    grid = {"strategy": [{"file": str(odd), "name": "Fragile"}, "fedavg"]}
+    tune = {"space": {RATE: [0.1, 0.05, 0.02, 0.01]}, "halving": 2}
+    path = write(tmp_path, tune, grid=grid, seeds=[1])
+    found = fedgraft.compare(path, out=tmp_path / "c", jobs=1)
+    assert [run.state for run in found.runs] == ["failed", "finished"]
+    failed, kept = found.tuning
+    assert "out of luck" in str(failed.error)
+    assert (failed.num_settings, failed.num_runs, kept.num_runs, kept.error) == (4, 4, 6, None)
+    before = {place: place.stat().st_mtime_ns for place in (tmp_path / "c" / "tuning" / "fedavg").iterdir()}
+
+    mended.touch()
+    searched: list[str] = []
+
+    def listen(event: Any) -> None:
+        searched.extend(search.contender for search in event.get("searches", ()))
+
+    again = fedgraft.compare(path, out=tmp_path / "c", jobs=1, resume=True, on_event=listen)
+    assert searched == ["Fragile"]
+    assert [run.state for run in again.runs] == ["finished", "finished"]
+    assert again.tuning[0].num_runs == 6
+    assert again.tuning[0].settings == kept.settings  # it is FedAvg now
+    assert again.tuning[1] == kept
+    assert {place: place.stat().st_mtime_ns for place in before} == before
+
+
+def test_a_forecast_of_what_is_there_keeps_what_was_chosen(tuned: Comparison, tmp_path: Path) -> None:
+    """Also for a seed that is added; and what decided can't be changed afterwards, but for a part with the same."""
+    shutil.copytree(str(tuned.directory), tmp_path / "c")
+    path, out = write(tmp_path, TUNE), tmp_path / "c"
+    fedgraft.compare(path, ["compare.seeds=[1, 2, 3]"], out=out, dry_run=True, resume=True)
+    found = read_comparison(out)
+    assert found.tuning == tuned.tuning
+    chosen = {one.contender: one.settings for one in tuned.tuning}
+    assert [run.tuned for run in found.runs] == [chosen.get(run.contender, {}) for run in found.runs]
+    assert len(found.runs) == 9
+    for metric in ("validation/accuracy", "central/accuracy"):
+        fedgraft.compare(path, [f"compare.metric={metric}"], out=out, dry_run=True, resume=True)
+    text = r"came central/macro_f1, but .* were chosen by clients/accuracy; go on with .*, central/accuracy, or begin"
+    with pytest.raises(StoreError, match=text):
+        fedgraft.compare(path, ["compare.metric=central/macro_f1"], out=out, dry_run=True, resume=True)
+
+
+def test_tries_have_as_many_processes_as_they_fill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two runs are compared, but three settings are tried side by side; each process starts for work that it has."""
+    asked: list[tuple[int, int]] = []
+
+    def make(tasks: Any, jobs: int, listener: Any, log: Path) -> None:
+        asked.append((len(tasks), jobs))
+        make_here(tasks, listener)
+
+    monkeypatch.setattr("scenarios.sweep.benches.make_in_workers", make)
+    heard: list[int] = []
+    path = write(tmp_path, {"space": {"strategy.mu": [0.01, 0.1, 1]}}, grid={"strategy": ["fedprox", "ridge"]}, seeds=1)
+    fedgraft.compare(
+        path,
+        out=tmp_path / "c",
+        jobs=5,
+        on_event=lambda event: heard.extend([event["jobs"]] if "jobs" in event else []),
+    )
+    assert asked == [(3, 3), (2, 2)]
+    assert heard == [2]
+
+
+def test_costs_of_tries_by_hand(tmp_path: Path) -> None:
+    """Of 4 rounds: 9 settings for 2 of them, 3 for all; memory is that of any run."""
+    found = plan(write(tmp_path, TUNE))
+    assert found.settings.tune is not None
+    costs = costs_of_tries(found.searches[0], found.settings.tune, Forecast(8.0, 400.0, 5.0))
+    assert costs == [Forecast(4.0, 200.0, 5.0)] * 9 + [Forecast(8.0, 400.0, 5.0)] * 3
+    assert costs_of_tries(found.searches[0], found.settings.tune, None) == [None] * 12
 
 
 def test_without_optuna_it_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
