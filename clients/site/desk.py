@@ -99,9 +99,10 @@ class Desk:
 def answered(work: Callable[[], RecordDict | None], kind: str) -> Frame:
     """Return the answer as a frame, or the text of what went wrong."""
     try:
-        return Frame({"kind": kind}, work() or RecordDict())
+        record = work()
     except Exception as error:  # the host stays, whatever one request does
         return Frame({"error": str(error)})
+    return Frame({"kind": kind}) if record is None else Frame({"kind": kind}, record)
 
 
 def peer(connection: socket.socket) -> tuple[int, int]:
