@@ -36,15 +36,19 @@ def python(*arguments: str) -> list[str]:
 
 
 _PROGRAM = """\
-import os, traceback
+import os, sys, threading, traceback
 from {module} import {function}
 try:
     {function}()
 except Exception:
     traceback.print_exc()
     os._exit(1)
+if any(not thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread()):
+    sys.stdout.flush()
+    os._exit(1)
 """
-"""A SuperNode whose main thread fails would live on by its other threads, deaf; its supervisor is to start it again."""
+"""A SuperNode whose main thread ends, by an error that Flower logs, would live on by its other threads, deaf; so its
+process ends with it, and its supervisor starts it again."""
 
 
 def flower(module: str, function: str, *arguments: str) -> list[str]:

@@ -293,3 +293,7 @@ def test_a_bundle_that_claims_a_trusted_hash_is_not_believed(
     assert not hostile.marker.exists()
     assert {name: len(lines) for name, lines in ledgers(running).items()} == written
     assert log.read_text().count("FAB hash mismatch") >= 3
+    done, _ = run(
+        running, tmp_path / "run"
+    )  # and the sites, whose SuperNodes were started again, answer an honest server
+    assert [row["num_clients"] for row in done.metrics if row["group"] == "train"] == [3, 3, 3]
