@@ -26,7 +26,18 @@ POLICY = FileKind("policy", "that it changes", "most_rounds: 100")
 
 KNOWN_KEYS = frozenset(
     ("name", "seed", "data", "backbone", "features", "head", "loss", "train", "strategy", "init", "calibrate")
-) | {"attack", "availability", "server", "evaluation", "runtime", "shards", "privacy", "compare", "tracking"}
+) | {
+    "attack",
+    "availability",
+    "server",
+    "evaluation",
+    "runtime",
+    "shards",
+    "privacy",
+    "compare",
+    "tracking",
+    "unfreeze",
+}
 """The keys of a scenario that this version knows; what asks for more asks for what it lacks."""
 
 OF_STATISTICS = ("statistics", "cross_validate", "class_sums", "mixtures", "leave_out")
@@ -184,6 +195,9 @@ class Policy:
         if settings.scenarios is not None and question.scenario_digest not in settings.scenarios:
             text = f"the scenario '{submitted.get('name', '')}' with digest {question.scenario_digest} is not allowed"
             raise self._refusal(text, "scenarios", "add the digest")
+        if submitted.get("unfreeze") is not None and not settings.backbone_training:
+            text = "the scenario trains blocks of the backbone (unfreeze)"
+            raise self._refusal(text, "backbone_training", "set it to true")
 
     def _check_rounds(self, question: Question) -> None:
         settings, body = self._settings, question.body

@@ -52,3 +52,6 @@ class PolicySettings(Settings):
     """Largest Euclidean norm of an update of the head, averaged over the clients of the answer; null: not limited."""
     individual_clients: bool = False
     """Whether each client's own update may leave where this site speaks for several; otherwise only their sum."""
+    backbone_training: bool = False
+    """Whether runs may train blocks of the backbone here (`unfreeze`); such updates say more of samples than a head's,
+    and the store keeps whole activations."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -208,3 +208,14 @@ def test_a_sample_is_known_by_its_content(tmp_path: Path) -> None:
     assert len(first.samples) == first.class_counts.sum() == 128  # 200 samples, 0.8 not for test, 0.8 not validation
     assert set(first.samples.tolist()) == set(again.samples.tolist())
     assert len(np.unique(first.samples)) == 128
+
+
+def test_blocks_of_the_backbone_are_trained_only_where_the_site_agrees(tmp_path: Path) -> None:
+    asked = replace(train(1), submitted={"name": "s", "privacy": None, "unfreeze": {"cut": "blocks.5"}})
+    text = refused(policy(tmp_path).check, asked)
+    assert (
+        "clinic-1 refuses: the scenario trains blocks of the backbone (unfreeze) (rule `backbone_training: false`"
+        in text
+    )
+    policy(tmp_path, backbone_training=True).check(asked)
+    policy(tmp_path).check(replace(asked, submitted={"name": "s", "privacy": None, "unfreeze": None}))
