@@ -92,12 +92,20 @@ clientapp = "client_app:app"
 
 def fedgraft_rounds(rounds: int, folder: Path) -> list[float]:
     """Return the seconds of each round of FedGraft."""
-    from fedgraft.rehearsal import OWN_SCENARIO, THREE, rehearse
+    from fedgraft.data.settings import ArraysSettings
+    from fedgraft.deployment.settings import SiteData
+    from fedgraft.rehearsal import OWN_SCENARIO, THREE, digits_for, rehearse
     from scenarios.schema import Scenario
 
     values = {**OWN_SCENARIO, "server": {"rounds": rounds, "checkpoint_every": rounds}}
     scenario = Scenario.model_validate_json(json.dumps(values))
-    done = rehearse(THREE, scenario, out=folder / "run")
+    paths = digits_for([site.name for site in THREE.sites], folder / "data")
+    sites = [  # with data of their own, or the rehearsal would run its own scenario on data that stand in
+        site.model_copy(update={"data": SiteData(source=ArraysSettings(path=str(paths[site.name])))})
+        for site in THREE.sites
+    ]
+    federation = THREE.model_copy(update={"sites": tuple(sites)})
+    done = rehearse(federation, scenario, out=folder / "run")
     return [row["seconds"] for row in done.run.metrics if row["group"] == "train"]
 
 

@@ -93,7 +93,7 @@ def test_a_bare_name_is_the_short_form() -> None:
         ({"name": "bundeld:efficientnet_lite1"}, "did you mean 'bundled:efficientnet_lite1'?"),
         ({"name": "resnet18"}, "did you mean 'torchvision:resnet18'?"),
         ({"name": "resnet"}, "`fedgraft list backbones` shows the names"),
-        ({"name": "timm:"}, "expected bundled:<name>, torchvision:<name>, timm:<name> or identity"),
+        ({"name": "timm:"}, "expected bundled:<name>, torchvision:<name>, timm:<name>, pixels or identity"),
         ({"weights": "pretraind"}, "came 'pretraind'; expected pretrained, random, or the path"),
         ({"weights": "pretraind"}, "did you mean 'pretrained'?"),
         ({"normalization_std": (1.0, 0.0, 1.0)}, "expected three numbers above 0"),
