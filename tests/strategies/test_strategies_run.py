@@ -98,8 +98,8 @@ def test_own_heads_are_reported_beside_the_global_one(name: str, tmp_path: Path)
         assert run.summary[group]["client_mean"] == pytest.approx(np.mean(scores), rel=1e-6)
         assert run.summary[group]["client_worst_decile"] == pytest.approx(np.mean(scores[:2]), rel=1e-6)
     assert run.summary["personal"]["client_mean"] > 0.5
-    text = (run.directory / "summary.txt").read_text()
-    assert f"accuracy, own heads, mean of clients           {run.summary['personal']['client_mean']:.4f}" in text
+    text = " ".join((run.directory / "summary.txt").read_text().split())
+    assert f"accuracy, own heads, mean of clients {run.summary['personal']['client_mean']:.4f}" in text
 
 
 @pytest.mark.parametrize("name", ["fedadam", "centred-clipping", "fedrep", "fedrod"])
