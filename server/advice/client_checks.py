@@ -91,4 +91,6 @@ def _by_client(facts: Facts) -> tuple[NDArray[np.int64], NDArray[np.float64], ND
     if facts.scores is None or facts.num_validation is None:
         return None
     some = facts.num_validation > 0
+    if not some.any():
+        return None
     return facts.num_validation[some], facts.scores[some], facts.num_train[some]

@@ -177,3 +177,8 @@ def test_other_tasks_are_judged_by_their_loss(task: str) -> None:
     """Right answers are no business of theirs, a curve that rises is."""
     other = facts(task=task, validation={"count": np.array(200.0)}, curve=curve(1.0, 0.5, 0.9))
     assert checks(other) == ["trained_too_long"]
+
+
+def test_nothing_is_said_of_clients_without_validation_samples() -> None:
+    none: dict[str, Any] = {"num_validation": np.zeros(3, np.int64), "scores": np.zeros(3), "validation": {}}
+    assert checks(facts(**none, personal_scores=np.zeros(3))) == []
