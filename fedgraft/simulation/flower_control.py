@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TypeVar
@@ -126,10 +125,7 @@ def bundle(app: Path) -> bytes:
     """
     try:
         load_and_validate(app / "pyproject.toml")
-        with warnings.catch_warnings():
-            # Flower 1.41 uses a name that pathspec 1 deprecates; nobody here can mend it.
-            warnings.filterwarnings("ignore", "GitWildMatchPattern", DeprecationWarning)
-            return build_fab_from_disk(app)
+        return build_fab_from_disk(app)
     except ValueError as error:
         raise LaunchError(f"{app} is no Flower app: {error}") from error
 
