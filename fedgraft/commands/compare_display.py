@@ -101,6 +101,8 @@ class CompareDisplay:
         run = self._runs[str(event["id"])]
         if event["what"] == "failed":
             self._say(f"[red]failed:[/] {escape(title_of(run))}: {escape(str(event['error']))}")
+        elif event["what"] == "moved":
+            self._say(f"[yellow]moved:[/] {escape(title_of(run))} goes on elsewhere: {escape(str(event['why']))}")
         elif event["what"] == "finished" and self._live is None:
             self._say(self._finished_line(run))
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+from fedgraft.simulation.ray_code import finder
+
 
 def host_class() -> type:
     """Return the actor's class.
 
     A class made inside a function travels to a worker as code, not by its module's name. So a worker runs it
-    before it has found FedGraft, can put the driver's own FedGraft first on its path (Ray puts the driver's
-    working folder there, which may hold other packages of these names), and can say what is missing.
+    before it has found FedGraft, and can say what is missing.
     """
+    find = finder()
 
     class Host:
         """One host: the ClientApp and what it keeps between messages."""
@@ -45,23 +47,11 @@ def host_class() -> type:
                 run_config: the run's settings, with the submission.
             """
             import importlib
-            import importlib.util
             import os
             import socket
-            import sys
-            from pathlib import Path
 
-            os.environ.update(environment)
+            find(root, packages, environment)
             place = {"pid": os.getpid(), "machine": socket.gethostname()}
-
-            def is_drivers(package: str) -> bool:
-                found = importlib.util.find_spec(package)
-                origin = getattr(found, "origin", None)
-                return origin is not None and Path(origin).resolve().parent.parent == Path(root)
-
-            if (Path(root) / "fedgraft").is_dir() and not all(is_drivers(package) for package in packages):
-                sys.path.insert(0, root)
-                importlib.invalidate_caches()
             try:
                 module, _, name = app.partition(":")
                 import torch  # noqa: F401 - some seconds, which would else be booked on the first round

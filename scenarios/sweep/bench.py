@@ -1,7 +1,8 @@
 """Where the runs of a sweep are made: in this process one after another, or in worker processes side by side.
 
 Whoever conducts a sweep gives out tasks and hears of them as messages: `started`, what a run says of itself (`round`,
-`note`, `progress`), and at its end `finished` or `failed` with an `error`.
+`note`, `progress`), `moved` with the reason where another worker is to go on with it, and at its end `finished` or
+`failed` with an `error`.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from fedgraft.errors import LaunchError
+from fedgraft.simulation.ray_code import finder
 from fedgraft.simulation.ray_session import RaySession, fedgraft_root, resources
 from fedgraft.simulation.settings import RayRuntime
 from fedgraft.wire.protocol import PACKAGES
@@ -31,6 +32,7 @@ NEWS_SECONDS = 0.5
 
 def bench_class() -> type:
     """Return the actor's class; made inside a function, so that it travels as code and can find FedGraft itself."""
+    find = finder()
 
     class Bench:
         """One worker process on whichever machine Ray has found a place."""
@@ -47,23 +49,10 @@ def bench_class() -> type:
                 seen: a file that lies in the comparison's folder.
                 log: what the process prints beside its messages.
             """
-            import importlib
-            import importlib.util
-            import os
             import socket
-            import sys
             from pathlib import Path
 
-            os.environ.update(environment)
-
-            def is_drivers(package: str) -> bool:
-                found = importlib.util.find_spec(package)
-                origin = getattr(found, "origin", None)
-                return origin is not None and Path(origin).resolve().parent.parent == Path(root)
-
-            if (Path(root) / "fedgraft").is_dir() and not all(is_drivers(package) for package in packages):
-                sys.path.insert(0, root)
-                importlib.invalidate_caches()
+            find(root, packages, environment)
             try:
                 from scenarios.sweep.relay import Relay
             except ImportError as error:
@@ -97,6 +86,8 @@ class RayWorker:
         actor: set up.
         inbox: where its messages go.
     """
+
+    blameless = True  # a run that dies takes its process with it, not the actor: that goes with its machine
 
     def __init__(self, actor: Any, inbox: Inbox) -> None:
         self.task: Task | None = None

@@ -64,6 +64,8 @@ class SweepState:
         identifier, what = str(event["id"]), event["what"]
         if what == "started":
             self.began[identifier] = now
+        elif what == "moved":
+            self.began.pop(identifier, None)
         elif what == "round":
             self.rounds[identifier] = (int(event["number"]), int(event["of"]))
         elif what in ("finished", "failed"):

@@ -30,6 +30,8 @@ class Worker(Protocol):
 
     task: Task | None
     """What it is at; None: nothing, it can be given more."""
+    blameless: bool
+    """Whether what ends it has nothing to do with the run that it is at, so that another should go on with that."""
 
     def give(self, task: Task) -> None:
         """Have it make a run."""
@@ -52,6 +54,8 @@ class WorkerProcess:
         inbox: where its messages go.
         log: what it prints beside its messages.
     """
+
+    blameless = False  # most likely the run itself ended it: of too little memory, or in code of the user's
 
     def __init__(self, inbox: Inbox, log: Path) -> None:
         self.task: Task | None = None
@@ -130,6 +134,8 @@ def share_out(
 ) -> None:
     """Give tasks to workers as these become free, and pass on what they say.
 
+    A task whose worker ended through no fault of the task's is given to another, once.
+
     Args:
         tasks: in the order in which they are begun.
         number: of workers.
@@ -140,6 +146,7 @@ def share_out(
     waiting = deque(tasks)
     inbox: Inbox = queue.SimpleQueue()
     workers: list[Worker] = []
+    moved: set[str] = set()
     try:
         for _ in range(min(number, len(waiting))):
             workers.append(start(inbox))
@@ -148,19 +155,31 @@ def share_out(
             worker, message = _next(inbox)
             if message is None:
                 workers.remove(worker)
-                worker.end()
-                if worker.task is not None:
-                    listener(worker.task.id, {"kind": "failed", "error": worker.death()})
+                waiting.extendleft(_left_behind(worker, moved, listener))
                 if waiting and (replace or not workers):
                     workers.append(start(inbox))
-                    workers[-1].give(waiting.popleft())
-                continue
-            _pass_on(worker, message, listener)
-            if worker.task is None and waiting:
-                worker.give(waiting.popleft())
+            else:
+                _pass_on(worker, message, listener)
+            for idle in workers:
+                if idle.task is None and waiting:
+                    idle.give(waiting.popleft())
     finally:
         for worker in workers:
             worker.end()
+
+
+def _left_behind(worker: Worker, moved: set[str], listener: Listener) -> list[Task]:
+    """Say what became of the task of a worker that ended; return it if another is to go on with it."""
+    worker.end()
+    task = worker.task
+    if task is None:
+        return []
+    if worker.blameless and task.id not in moved:
+        moved.add(task.id)  # once: what takes a second machine with it is at fault itself
+        listener(task.id, {"kind": "moved", "why": worker.death()})
+        return [task]
+    listener(task.id, {"kind": "failed", "error": worker.death()})
+    return []
 
 
 def _next(inbox: Inbox) -> tuple[Worker, dict[str, Any] | None]:

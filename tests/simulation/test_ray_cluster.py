@@ -1,11 +1,7 @@
-"""The `ray` runtime on a cluster that is not ours: joined, left running, and survived when a machine leaves it.
-
-Ray's own `Cluster` starts a scheduler and a store for each "machine" of this one, as real as those of many.
-"""
+"""The `ray` runtime on a cluster that is not ours: joined, left running, and survived when a machine leaves it."""
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Iterator
@@ -13,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from process_watch import Watch
+from ray_machines import two_machines
 from small_scenarios import small
 from test_ray import SLOW_ROUNDS, actors, assert_same_bits
 
@@ -28,22 +24,8 @@ pytestmark = [
 
 @pytest.fixture
 def cluster() -> Iterator[Any]:
-    """A head that has no CPUs, and two machines with one each; all gone afterwards."""
-    import ray
-    from ray.cluster_utils import Cluster
-
-    watch = Watch(os.getpid())
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-    try:
-        for _ in range(2):
-            cluster.add_node(num_cpus=1)
+    with two_machines() as cluster:
         yield cluster
-        assert not ray.is_initialized()  # the run has left
-        assert cluster.remaining_processes_alive()  # and has left it running
-    finally:
-        watch.look()
-        cluster.shutdown()
-    watch.assert_all_ended(within_seconds=15)
 
 
 def parent(pid: int) -> int:

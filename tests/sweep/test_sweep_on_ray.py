@@ -1,11 +1,7 @@
-"""A sweep whose runs a Ray cluster makes: the bits of a sweep on one machine, and nothing left behind.
-
-Ray's own `Cluster` starts a scheduler and a store for each "machine" of this one, as real as those of many.
-"""
+"""A sweep whose runs a Ray cluster makes: the bits of a sweep on one machine, and nothing left behind."""
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -16,7 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
-from process_watch import Watch
+from ray_machines import two_machines
 from small_scenarios import SMALL, changed
 from test_sweep_runs import ODD, assert_same_bits, states
 
@@ -34,22 +30,8 @@ COMPARE = {"grid": {"strategy": ["fedavg", "scaffold", "ridge"]}, "seeds": 2}
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
-    """A head that has no CPUs, and two machines with one each; all gone afterwards."""
-    import ray
-    from ray.cluster_utils import Cluster
-
-    watch = Watch(os.getpid())
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-    try:
-        for _ in range(2):
-            cluster.add_node(num_cpus=1)
+    with two_machines() as cluster:
         yield cluster
-        assert not ray.is_initialized()  # the sweep has left
-        assert cluster.remaining_processes_alive()  # and has left it running
-    finally:
-        watch.look()
-        cluster.shutdown()
-    watch.assert_all_ended(within_seconds=15)
 
 
 def write(folder: Path, compare: dict[str, Any], **changes: Any) -> Path:
@@ -104,6 +86,30 @@ def test_a_killed_sweep_leaves_nothing_running_and_goes_on(cluster: Any, tmp_pat
     here = fedgraft.compare(path, out=tmp_path / "here", jobs=1)
     for run, same in zip(found.runs, here.runs, strict=True):
         assert_same_bits(run.directory, same.directory)
+
+
+def test_a_machine_that_leaves_costs_no_run(cluster: Any, tmp_path: Path) -> None:
+    """Another machine goes on with the run that the lost one was at."""
+    path = write(tmp_path, COMPARE, **{"server.rounds": 40})
+    here = fedgraft.compare(path, out=tmp_path / "here", jobs=1)
+    extra = cluster.add_node(num_cpus=1)
+    at_work: dict[str, int] = {}
+    moved: list[str] = []
+
+    def hear(event: Any) -> None:
+        if event.get("what") == "moved":
+            moved.append(event["why"])
+        if event.get("what") == "round" and extra in cluster.worker_nodes:
+            at_work.setdefault(event["id"], event["number"])
+            if len(at_work) == 3:  # one on each machine
+                cluster.remove_node(extra, allow_graceful=False)
+
+    there = fedgraft.compare(path, out=tmp_path / "there", ray=cluster.address, on_event=hear)
+    assert states(there) == ["finished"] * 6
+    for run, same in zip(there.runs, here.runs, strict=True):
+        assert_same_bits(run.directory, same.directory)
+    assert len(moved) == 1
+    assert moved[0].startswith("its actor on the Ray cluster ended")
 
 
 def workers() -> list[str]:
