@@ -19,6 +19,7 @@ from fedgraft.wire.requests import (
     EvaluateRequest,
     LeaveOutRequest,
     MixturesRequest,
+    MomentsRequest,
     StatisticsRequest,
     TrainRequest,
 )
@@ -34,6 +35,7 @@ REQUESTS: Mapping[str, type[Settings]] = {
     "query.backbone": BackboneRequest,
     "train": TrainRequest,
     "evaluate": EvaluateRequest,
+    "query.moments": MomentsRequest,
     "query.statistics": StatisticsRequest,
     "query.class_sums": ClassSumsRequest,
     "query.cross_validate": CrossValidateRequest,
@@ -47,6 +49,7 @@ _ANSWERS: Mapping[str, Answer] = {
     "query.backbone": lambda host, request, groups, folder: (host.backbone(request, groups), {}),
     "train": lambda host, request, groups, folder: host.train(request, groups, folder),
     "evaluate": lambda host, request, groups, folder: host.evaluate(request, groups, folder),
+    "query.moments": lambda host, request, groups, folder: host.moments(request, groups),
     "query.statistics": lambda host, request, groups, folder: host.statistics(request, groups),
     "query.class_sums": lambda host, request, groups, folder: host.class_sums(request, groups),
     "query.cross_validate": lambda host, request, groups, folder: host.cross_validate(request, groups),

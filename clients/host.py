@@ -36,6 +36,8 @@ from fedgraft.wire.requests import (
     LeaveOutRequest,
     MixturesReply,
     MixturesRequest,
+    MomentsReply,
+    MomentsRequest,
     StatisticsReply,
     StatisticsRequest,
     TrainReply,
@@ -126,6 +128,10 @@ class Host:
             state_folder: where the run's client state lies; None: in memory only.
         """
         return self._evaluation.answer(request, groups, state_folder)
+
+    def moments(self, request: MomentsRequest, groups: Groups) -> tuple[MomentsReply, Groups]:
+        """Return moments of the training samples of the clients that the request names, without their labels."""
+        return self._queries.moments(request, groups)
 
     def statistics(self, request: StatisticsRequest, groups: Groups) -> tuple[StatisticsReply, Groups]:
         """Return sums over the training samples of the clients that the request names."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from clients.alignment import ClientAlignment
 from clients.attack import Attack, flipped
 from clients.engine.choice import explain
 from clients.engine.cohort import Engine
@@ -129,7 +130,7 @@ class Members:
         unfreeze = self.part.unfreeze
         cut = None if unfreeze is None else unfreeze.cut_at(round_number)
         if cut is None:
-            inputs, objective = self.features(weights_digest), self.objective
+            inputs, objective = self.features(weights_digest, groups), self.objective
             shapes = head_shapes(self.part.head, inputs.shape[1], objective.num_outputs)
         else:
             self._use(weights_digest)
@@ -162,14 +163,37 @@ class Members:
         local = [] if self._local_digest is None else [self._local_digest]
         return [*local, *(digest for digest in kept.digests() if digest not in local)]
 
-    def features(self, weights_digest: str) -> NDArray[Any]:
-        """Return the features of all samples, by the run's own backbone and no other.
+    def features(self, weights_digest: str, groups: Groups) -> NDArray[Any]:
+        """Return the features of all samples, by the run's own backbone and no other, aligned if the scenario says so.
+
+        Args:
+            weights_digest: the backbone's.
+            groups: of the request, which says what features are aligned onto.
+
+        Raises:
+            WireError: this host does not have those weights, or what features are aligned onto is missing or wrong.
+        """
+        features = self.raw(weights_digest)
+        if self.part.align is None:
+            return features
+        return self._alignment.of(features, groups.get("alignment"))
+
+    def raw(self, weights_digest: str) -> NDArray[Any]:
+        """Return the features of all samples as the run's own backbone gives them.
 
         Raises:
             WireError: this host does not have those weights.
         """
         self._use(weights_digest)
         return self.workspace.features
+
+    @functools.cached_property
+    def _alignment(self) -> ClientAlignment:
+        """What aligns the features of this host's clients."""
+        if self.part.align is None:
+            raise WireError("the scenario aligns no features; set align")
+        federation = self.workspace.federation
+        return ClientAlignment(self.part.align, self.clients, federation.train, federation.validation)
 
     def _use(self, weights_digest: str) -> None:
         """Take the run's own backbone and no other."""

@@ -15,6 +15,7 @@ from pydantic import (
     model_validator,
 )
 
+from fedgraft.alignment.settings import AlignSettings
 from fedgraft.attack_settings import AttackSettings
 from fedgraft.compute_settings import Precision
 from fedgraft.data.settings import DataSettings
@@ -201,6 +202,7 @@ class ClientPart(Settings):
     loss: LossSettings
     train: TrainSettings
     unfreeze: UnfreezeSettings | None = None
+    align: AlignSettings | None = None
     strategy: StrategyPart = StrategyPart()
     attack: AttackSettings | None = None
     server: RoundsPart

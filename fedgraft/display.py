@@ -29,6 +29,7 @@ SPENT = {
     "libraries": "loading torch",
     "describe": "starting and asking the hosts",
     "backbone": "sharing the backbone",
+    "moments": "summing moments",
     "train": "training",
     "statistics": "summing features",
     "class_sums": "summing features of classes",

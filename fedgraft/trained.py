@@ -11,6 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from fedgraft.alignment.files import read_alignment
+from fedgraft.alignment.settings import Standardise
 from fedgraft.errors import ModelError, StoreError
 from fedgraft.model_card import Card
 from fedgraft.models import kept
@@ -30,6 +32,10 @@ if TYPE_CHECKING:
 
 PROBE_TOLERANCE = 1e-3
 """Largest `max|a - b| / max|b|` between a model's outputs when it was exported and when it is loaded again."""
+
+
+STANDARDISATION = ("mean", "scale")
+"""Arrays of a standardisation, `(feature_dim,)`."""
 
 
 class Head(nn.Module):
@@ -52,6 +58,22 @@ class Head(nn.Module):
         return forward(self.settings, dict(self.named_parameters()), features)
 
 
+class Standardisation(nn.Module):
+    """Takes the federation's mean off features and divides by its deviation; buffers, float64 until here."""
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        super().__init__()
+        for name in STANDARDISATION:
+            self.register_buffer(name, torch.tensor(arrays[name], dtype=torch.float32))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return standardised features, `(N, feature_dim)`."""
+        return (features - self.mean) / self.scale
+
+
 class TrainedModel(nn.Module):
     """Backbone and head, frozen: a module from pictures (or ready features) to named outputs.
 
@@ -59,16 +81,24 @@ class TrainedModel(nn.Module):
         card: what it is: label names, task, input.
         backbone: the frozen base, up to the cut.
         head: what the federation trained.
+        standardisation: what lies between, where the run standardised features.
     """
 
     scale: Tensor
     shift: Tensor
 
-    def __init__(self, card: Card, backbone: Backbone | Identity, head: Mapping[str, NDArray[Any]]) -> None:
+    def __init__(
+        self,
+        card: Card,
+        backbone: Backbone | Identity,
+        head: Mapping[str, NDArray[Any]],
+        standardisation: Mapping[str, NDArray[Any]] | None = None,
+    ) -> None:
         super().__init__()
         self.card = card
         self.backbone = backbone
         self.head = Head(card.head, head)
+        self.standardisation = None if standardisation is None else Standardisation(standardisation)
         mean, std = (torch.tensor(value)[:, None, None] for value in _normalisation(card))
         self.register_buffer("scale", 1 / std, persistent=False)
         self.register_buffer("shift", -mean / std, persistent=False)
@@ -91,7 +121,7 @@ class TrainedModel(nn.Module):
 
     def outputs(self, features: Tensor) -> dict[str, Tensor]:
         """Return what `forward` does, for features `(N, feature_dim)` of the backbone."""
-        logits = self.head(features)
+        logits = self.head(features if self.standardisation is None else self.standardisation(features))
         if self.card.task == "real":
             return {"values": logits}
         return {"logits": logits, "probabilities": probabilities(logits, self.card.loss, self.card.task)}
@@ -150,17 +180,29 @@ def trained_model(run: Run) -> TrainedModel:
         backbone=scenario.backbone.model_copy(update={"weights": "random"}),  # no path of this machine goes along
         info=replace(backbone.info, feature_dim=feature_dim),
     )
-    return TrainedModel(card, backbone, arrays)
+    return TrainedModel(card, backbone, arrays, _standardisation(run, feature_dim))
+
+
+def _standardisation(run: Run, feature_dim: int) -> dict[str, NDArray[Any]] | None:
+    """Return the arrays by which a run standardised features; None if it did not.
+
+    Features that were brought onto a reference by each client's own moments need none: those of the reference itself
+    stay as they are.
+    """
+    align = run.scenario.align
+    return read_alignment(run.directory, align, feature_dim) if isinstance(align, Standardise) else None
 
 
 def save_safetensors(model: TrainedModel, path: Path) -> None:
-    """Write a model's tensors, `backbone.*` up to the cut and `head.*`, and all that rebuilds it.
+    """Write a model's tensors, `backbone.*` up to the cut, `standardisation.*` and `head.*`, and all that rebuilds it.
 
     Raises:
         StoreError: the folder can't be written or the disk is full.
     """
     arrays = {f"backbone.{name}": value for name, value in state_arrays(_part(model.backbone)).items()}
     arrays |= {f"head.{name}": value for name, value in state_arrays(model.head).items()}
+    if model.standardisation is not None:
+        arrays |= {f"standardisation.{name}": value for name, value in state_arrays(model.standardisation).items()}
     save_tensors(path, arrays, {**model.card.to_metadata(), "probe": model.probe().tolist()})
 
 
@@ -183,7 +225,12 @@ def load_safetensors(path: str | Path) -> TrainedModel:
     expected = head_shapes(card.head, card.info.feature_dim, len(card.label_names))
     if {name: value.shape for name, value in head.items()} != expected:
         raise ModelError(f"the head in {path} doesn't fit its description; export the run again")
-    model = TrainedModel(card, backbone, head)
+    between = _below(arrays, "standardisation.") or None
+    if between is not None and {name: value.shape for name, value in between.items()} != dict.fromkeys(
+        STANDARDISATION, (card.info.feature_dim,)
+    ):
+        raise ModelError(f"the standardisation in {path} doesn't fit the model's features; export the run again")
+    model = TrainedModel(card, backbone, head, between)
     _check_probe(model, torch.tensor(facts.get("probe", [])), path)
     return model
 

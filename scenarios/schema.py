@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import BeforeValidator, Field, PositiveInt, model_validator
 
 from clients.settings import TrainSettings
+from fedgraft.alignment.settings import AlignSettings, Coral
 from fedgraft.attack_settings import AttackSettings
 from fedgraft.data.settings import DataSettings, SizesSettings
 from fedgraft.features.settings import FeatureSettings
@@ -44,6 +45,8 @@ class Scenario(Settings):
     """How a client trains its head in a round."""
     unfreeze: UnfreezeSettings | None = None
     """Blocks of the backbone that are trained together with the head; null: it stays frozen, which is fastest."""
+    align: AlignSettings | None = None
+    """How features of unlike domains are brought onto common ground before any head sees them; null: not at all."""
     strategy: StrategySettings = FedAvg()
     """How the clients' updates combine."""
     init: ClosedFormSettings | None = None
@@ -106,6 +109,21 @@ class Scenario(Settings):
         if self.unfreeze.moves and (self.strategy.keeps_state or self.strategy.title.startswith("flower:")):
             text = f"moves on in round {self.unfreeze.steps[-1].round}, but {self.strategy.title} keeps what can't grow"
             raise setting_fault("unfreeze.schedule", f"{text}; give one cut from round 1 on, or take another strategy")
+        return self
+
+    @model_validator(mode="after")
+    def _features_that_can_be_aligned(self) -> Scenario:
+        if self.align is None:
+            return self
+        if self.unfreeze is not None:
+            text = f"came {self.align.name} beside unfreeze, but trained blocks give other features in every round"
+            raise setting_fault("align", f"{text}; set one of the two to null")
+        if self.evaluation.contribution:
+            text = f"came {self.align.name}, whose moments hold every client, so no head would be without one"
+            raise setting_fault("align", f"{text}; set it to null, or evaluation.contribution to false")
+        if isinstance(self.align, Coral) and self.strategy.pools:
+            text = f"came coral beside strategy {self.strategy.title}, which has no clients whose features could differ"
+            raise setting_fault("align", f"{text}; take standardise, or another strategy")
         return self
 
     @model_validator(mode="after")

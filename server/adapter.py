@@ -71,6 +71,7 @@ class PackedStrategy(FlwrStrategy):
         feature_dim: features a sample.
         attendance: who comes; default: everybody that a round asks.
         resident: whether all messages to a host come to one process.
+        alignment: what hosts bring features onto; default: they are left as they are.
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class PackedStrategy(FlwrStrategy):
         feature_dim: int,
         attendance: Attendance | None = None,
         resident: bool = True,
+        alignment: Arrays | None = None,
     ) -> None:
         self.attendance = attendance or Attendance(None, seed, roster.names, roster.num_train)
         self.strategy = strategy
@@ -96,7 +98,8 @@ class PackedStrategy(FlwrStrategy):
         self.run_id = run_id
         self._resident = resident
         self.weights_digest = weights_digest
-        self._questions = Questions(roster, run_id, weights_digest, feature_dim)
+        self._alignment = None if alignment is None else array_record(alignment)
+        self._questions = Questions(roster, run_id, weights_digest, feature_dim, self._alignment)
         self.head: Arrays = {}
         self.state: Arrays | None = None
         self.record: RoundRecord | None = None
@@ -234,7 +237,7 @@ class PackedStrategy(FlwrStrategy):
         return self._messages(server_round).train(self.strategy, request, arrays, self._calls, states, evaluate)
 
     def _messages(self, round_number: int) -> HeadMessages:
-        return HeadMessages(self.run_id, self.weights_digest, round_number, self._asks_per_client)
+        return HeadMessages(self.run_id, self.weights_digest, round_number, self._asks_per_client, self._alignment)
 
     def _keeps_now(self, round_number: int) -> bool:
         """Whether the exchange in progress is the round's last that changes client state, before a checkpoint.

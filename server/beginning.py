@@ -15,20 +15,23 @@ from fedgraft.models.losses import resolve_loss
 from fedgraft.models.registry import describe
 from fedgraft.progress import report
 from fedgraft.submission import Submission
+from fedgraft.wire.records import Arrays
 from fedgraft.workspace import open_workspace
 from server.adapter import PackedStrategy
+from server.alignment import Ground
 from server.attendance import Attendance
 from server.backbone import distribute
 from server.balance import predicted_line
 from server.checkpoint import Checkpoint, Counters, last_checkpoint
 from server.course import Course
-from server.evaluation import CentralTest
+from server.evaluation import CentralAlignment, CentralTest
 from server.exchange import HostError
 from server.flower_strategy import UnpackedStrategy
 from server.roster import Roster, call_the_roll, call_the_sites
 from server.run_directory import RunDirectory, new_directory
 from server.settings import ServerPart
 from server.sites import Sites
+from server.statistics import Questions
 from server.unfreezing import check_cuts
 from strategies.base import Strategy
 from strategies.flower import FlowerStrategy
@@ -79,6 +82,11 @@ def begin(
         report("note", text=f"backbone weights sent to {num_sent} {what}{'s' if num_sent > 1 else ''}")
     feature_dim = info.feature_dim or next(iter(roster.descriptions.values())).feature_dim
     part.check_task(roster.task)
+    alignment = None
+    if part.align is not None:
+        questions = Questions(roster, run_id, info.weights_digest, feature_dim)
+        asked = Ground(grid, questions, counters, timeout, sites, part.name)
+        alignment = asked.of_run(part.align, directory.path)
     loss = resolve_loss(part.loss, roster.task, roster.label_names)
     objective = Objective(part.head, loss, roster.task, len(roster.label_names))
     adapter = PackedStrategy(
@@ -93,10 +101,11 @@ def begin(
         feature_dim,
         Attendance(part.availability, part.seed, roster.names, roster.num_train),
         resident=submission.run.resident,
+        alignment=alignment,
     )
     adapter.local_norm = part.unfreeze is not None and part.unfreeze.local_norm
     threads = submission.run.threads
-    central = _central(part, objective, counters, threads)
+    central = _central(part, objective, counters, threads, alignment)
     if checkpoint:
         _check_state(checkpoint, roster)
         adapter.go_back(checkpoint.state, checkpoint.versions)
@@ -173,15 +182,20 @@ def _tell(part: ServerPart, roster: Roster) -> None:
         report("explain", text=line)
 
 
-def _central(part: ServerPart, objective: Objective, counters: Counters, threads: int) -> CentralTest | None:
+def _central(
+    part: ServerPart, objective: Objective, counters: Counters, threads: int, alignment: Arrays | None
+) -> CentralTest | None:
     """Return the central test part, or None where there is none or it is not wanted."""
     if not part.evaluation.central or part.data.at_sites:
         return None
     started = time.perf_counter()
     workspace = open_workspace(part.data, part.seed, part.backbone, part.features)
     local_norm = part.unfreeze is not None and part.unfreeze.local_norm
-    central = CentralTest(workspace, objective, threads, local_norm)
+    aligned = None
+    if part.align is not None and alignment is not None:
+        aligned = CentralAlignment(part.align, alignment)
+    central = CentralTest(workspace, objective, threads, local_norm, aligned)
     if central.num_samples:
-        _ = workspace.features
+        _ = central.features
     counters.spend("features", time.perf_counter() - started)
     return central if central.num_samples else None

@@ -2,20 +2,52 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import functools
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from fedgraft.alignment.settings import AlignSettings
 from fedgraft.evaluation import Evaluated, Objective, evaluate_rows
 from fedgraft.metrics import Sums
 from fedgraft.wire.records import Arrays
 from fedgraft.workspace import Workspace
 
 
+@dataclass(frozen=True, eq=False)
+class CentralAlignment:
+    """How the features of the test part are aligned: its groups are domains of their own, or it is one."""
+
+    settings: AlignSettings
+    ground: Arrays
+
+    def of(self, workspace: Workspace) -> NDArray[Any]:
+        """Return features in which the test part's rows are aligned."""
+        from fedgraft.alignment.aligned import Domain, aligned
+
+        federation = workspace.federation
+        rows, groups = federation.test, federation.samples.group
+        parts = [rows]
+        if groups is not None and len(rows):
+            _, places = np.unique(groups[rows], return_inverse=True)
+            parts = [rows[places == place] for place in range(int(places.max()) + 1)]
+        return aligned(workspace.features, self.settings, self.ground, [Domain(part, part) for part in parts])
+
+
 class CentralTest:
     """The test part that was held out before the split; the same for every round."""
 
-    def __init__(self, workspace: Workspace, objective: Objective, threads: int, local_norm: bool = False) -> None:
+    def __init__(
+        self,
+        workspace: Workspace,
+        objective: Objective,
+        threads: int,
+        local_norm: bool = False,
+        alignment: CentralAlignment | None = None,
+    ) -> None:
+        self._alignment = alignment
         self._workspace, self._local_norm = workspace, local_norm
         self._objective = objective
         self._threads = threads
@@ -24,6 +56,11 @@ class CentralTest:
     def num_samples(self) -> int:
         """Samples of the test part; 0 if there is none."""
         return len(self._workspace.federation.test)
+
+    @functools.cached_property
+    def features(self) -> NDArray[Any]:
+        """Features of all samples, aligned where the scenario aligns them; then only the test part's rows are there."""
+        return self._workspace.features if self._alignment is None else self._alignment.of(self._workspace)
 
     def evaluate(self, head: Arrays, cut: str | None = None) -> Sums:
         """Return metric sums of a head over the test part; with a cut, of the blocks past it and the head."""
@@ -45,7 +82,7 @@ class CentralTest:
     def _evaluated(self, head: Arrays, cut: str | None, with_confidence: bool = False) -> Evaluated:
         federation, objective = self._workspace.federation, self._objective
         if cut is None:
-            inputs = self._workspace.features
+            inputs = self.features
         else:
             unfrozen = self._workspace.unfrozen(cut, self._local_norm)
             inputs, objective = unfrozen.activations, replace(objective, blocks=unfrozen.blocks)

@@ -22,12 +22,14 @@ class HeadMessages:
         weights_digest: of the run's backbone.
         round_number: the round.
         per_client: whether replies say what each client's scores are.
+        alignment: what hosts bring features onto; None: they are left as they are.
     """
 
     run_id: str
     weights_digest: str
     round_number: int
     per_client: bool
+    alignment: ArrayRecord | None = None
 
     def train(
         self,
@@ -109,6 +111,8 @@ class HeadMessages:
             record = pack(body, {"clients": {"index": call.index}})
             # packed once and the same in every message, so that a grid can send it once
             record["head"] = head
+            if self.alignment is not None:
+                record["alignment"] = self.alignment
             if extra is not None:
                 record["extra"] = extra
             messages.append(Message(record, dst_node_id=call.node, message_type=kind, group_id=str(self.round_number)))

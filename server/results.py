@@ -93,6 +93,7 @@ def summary_of(course: Course) -> dict[str, Any]:
         "num_train": int(course.roster.num_train.sum()),
         "label_names": list(course.roster.label_names),
         **_attack(course),
+        **({} if course.part.align is None else {"align": course.part.align.model_dump(mode="json")}),
         "weights_digest": adapter.weights_digest,
         "central": central,
         "validation": last.summarised("validation", task),
@@ -136,6 +137,17 @@ def _attack_rows(summary: dict[str, Any]) -> list[tuple[str, str]]:
     return [(attack["name"], f"from round {attack['from_round']}, by {listed(summary['attackers'])}")]
 
 
+def _align_rows(summary: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return the line that says how features were aligned."""
+    align = summary.get("align")
+    if align is None:
+        return []
+    if align["name"] == "standardise":
+        return [("features", "standardised by the mean and variance of all clients")]
+    reference = "all clients" if align["reference"] is None else listed(align["reference"])
+    return [("features", f"of each client brought onto the moments of {reference} (coral, {align['covariance']})")]
+
+
 def headlines(summary: dict[str, Any]) -> list[tuple[str, float]]:
     """Return what a summary leads with: the metric on each part, and how personal heads serve the worst clients."""
     parts = {"central": "central test", "validation": "clients' validation parts"}
@@ -162,6 +174,7 @@ def summary_text(summary: dict[str, Any]) -> str:
         ("rounds", f"{summary['rounds']}{_stopped(summary)}"),
         ("clients", f"{summary['num_clients']} ({summary['num_train']:,} training samples)"),
         *_attack_rows(summary),
+        *_align_rows(summary),
         ("bytes down / up", f"{summary['bytes_down']:,} / {summary['bytes_up']:,}"),
         ("hosts", _hosts_text(summary["hosts"])),
         ("seconds", ", ".join(f"{name} {value:.2f}" for name, value in summary["seconds"].items())),

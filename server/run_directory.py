@@ -8,6 +8,7 @@
 | `client_metrics.csv` | one row a round, client and part |
 | `checkpoints/round-*.safetensors` | head, strategy state and counters; the last two |
 | `client-state/` | what clients keep from round to round; written by the hosts |
+| `alignment.safetensors` | where `align` is set: what features are brought onto |
 | `head.safetensors` | the head after the last round |
 | `summary.json`, `summary.txt` | what came out; `summary.json` is written last and marks a finished run |
 | `accuracy.png`, `partition.png` | pictures |

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
+from fedgraft.alignment.settings import AlignSettings
 from fedgraft.attack_settings import AttackSettings
 from fedgraft.data.settings import DataSettings
 from fedgraft.errors import Fault, ScenarioError
@@ -111,6 +112,7 @@ class ServerPart(Settings):
     head: HeadSettings
     loss: LossSettings
     unfreeze: UnfreezeSettings | None = None
+    align: AlignSettings | None = None
     strategy: StrategySettings
     init: ClosedFormSettings | None
     calibrate: CalibrationSettings | None

@@ -14,6 +14,7 @@ from flwr.app import ArrayRecord, Message
 from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
+from fedgraft.alignment.moments import MomentKind, check_moments_size
 from fedgraft.closed_form import Moments, check_lambda, moment_shapes
 from fedgraft.errors import WireError
 from fedgraft.recipes import Recipe
@@ -25,13 +26,20 @@ from fedgraft.wire.requests import (
     CrossValidateRequest,
     LeaveOutRequest,
     MixturesRequest,
+    MomentsRequest,
     StatisticsRequest,
 )
 from fedgraft.wire.statistics import LARGEST_STATISTICS_BYTES, SecondMoment, check_statistics_size
 from server.checkpoint import Counters
 from server.exchange import exchange
 from server.roster import Call, Roster
-from server.sums import CrossValidated, combine_class_sums, combine_cross_validation, combine_statistics
+from server.sums import (
+    CrossValidated,
+    combine_class_sums,
+    combine_cross_validation,
+    combine_moments,
+    combine_statistics,
+)
 
 
 @dataclass(frozen=True)
@@ -43,12 +51,27 @@ class Questions:
         run_id: ours.
         weights_digest: of the run's backbone.
         feature_dim: features a sample.
+        alignment: what hosts bring features onto; None: they are left as they are.
     """
 
     roster: Roster
     run_id: str
     weights_digest: str
     feature_dim: int
+    alignment: ArrayRecord | None = None
+
+    def moments(self, calls: Sequence[Call], moment: MomentKind) -> list[Message]:
+        """Return the messages that ask for moments of the clients' training samples, without their labels.
+
+        Raises:
+            WireError: they would be too large.
+        """
+        check_moments_size(self.feature_dim, moment)
+        requests = [
+            MomentsRequest(run_id=self.run_id, weights_digest=self.weights_digest, shard=call.shard, moment=moment)
+            for call in calls
+        ]
+        return self._messages("moments", calls, requests)
 
     def statistics(
         self, calls: Sequence[Call], second_moment: SecondMoment, radial_moments: bool = False
@@ -177,6 +200,8 @@ class Questions:
         messages = []
         for call, request in zip(calls, requests, strict=True):
             record = pack(request, {"clients": {"index": call.index}})
+            if self.alignment is not None:
+                record["alignment"] = self.alignment
             for group, arrays in (groups or {}).items():
                 record[group] = arrays
             messages.append(Message(record, dst_node_id=call.node, message_type=f"query.{kind}"))
@@ -198,6 +223,21 @@ class Inquiry:
     questions: Questions
     counters: Counters
     timeout_seconds: float
+
+    def moments(self, moment: MomentKind, clients: NDArray[np.int64] | None = None) -> dict[str, NDArray[np.float64]]:
+        """Return moments of the clients' training samples, by name, as `moments_shapes` describes them.
+
+        Args:
+            moment: which second moment.
+            clients: positions in the roster, ascending; None: all.
+
+        Raises:
+            WireError: they would be too large, or a reply does not fit.
+            HostError: a host failed.
+        """
+        calls, questions = self._calls(clients), self.questions
+        replies = self._ask("moments", questions.moments(calls, moment))
+        return combine_moments(calls, replies, questions.roster, questions.feature_dim, moment)
 
     def statistics(
         self,

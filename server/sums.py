@@ -13,16 +13,24 @@ import numpy as np
 from flwr.app import Message
 from numpy.typing import NDArray
 
+from fedgraft.alignment.moments import MomentKind, check_moment_sums, moments_shapes
 from fedgraft.closed_form import best_lambda
 from fedgraft.errors import WireError
 from fedgraft.metrics import add_sums
 from fedgraft.models.losses import Task
 from fedgraft.wire.records import Arrays, expect, unpack
-from fedgraft.wire.requests import ClassSumsReply, CrossValidateReply, LeaveOutReply, MixturesReply, StatisticsReply
+from fedgraft.wire.requests import (
+    ClassSumsReply,
+    CrossValidateReply,
+    LeaveOutReply,
+    MixturesReply,
+    MomentsReply,
+    StatisticsReply,
+)
 from fedgraft.wire.statistics import SUMS_TOLERANCE, SecondMoment, class_rows_shapes, statistics_shapes
 from server.roster import Call, Roster
 
-SumsReply = StatisticsReply | ClassSumsReply | MixturesReply | CrossValidateReply | LeaveOutReply
+SumsReply = MomentsReply | StatisticsReply | ClassSumsReply | MixturesReply | CrossValidateReply | LeaveOutReply
 """Bodies that say of how many clients and samples a reply is."""
 
 
@@ -47,6 +55,29 @@ class CrossValidated:
     def best(self) -> float:
         """The lambda of the highest score; of equal ones the largest."""
         return best_lambda(self.lambdas, self.scores)
+
+
+def combine_moments(
+    calls: Sequence[Call], replies: Sequence[Message], roster: Roster, feature_dim: int, moment: MomentKind
+) -> dict[str, NDArray[np.float64]]:
+    """Check the replies to `query.moments` and return their sum, in the order of the calls.
+
+    Raises:
+        WireError: names, shapes, types or counts are others than they must be, or sums contradict each other.
+    """
+    shapes = moments_shapes(feature_dim, moment)
+    total: dict[str, NDArray[np.float64]] = {name: np.zeros(shape) for name, shape in shapes.items()}
+    for call, reply in zip(calls, replies, strict=True):
+        what = f"reply to query.moments, shard {call.shard}, host {call.node}"
+        body, groups = unpack(reply.content, MomentsReply, what)
+        num_samples = check_body(body, call, roster, what)
+        expect(groups.get("sums"), shapes, what)
+        sums = groups["sums"]
+        check_type(sums, np.dtype(np.float64), what)
+        check_moment_sums(sums, num_samples, what)
+        for name, value in total.items():
+            value += sums[name]
+    return total
 
 
 def combine_statistics(

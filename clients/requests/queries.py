@@ -7,6 +7,7 @@ from clients.leave_out import HeadsWithout
 from clients.members import Groups, Members, joined
 from clients.mixtures import mixtures
 from clients.statistics import class_rows, statistics_sums
+from fedgraft.alignment.moments import check_moments_size, moment_sums
 from fedgraft.errors import WireError, listed
 from fedgraft.recipes import PARAMETERS, Recipe
 from fedgraft.threads import numpy_threads
@@ -19,6 +20,8 @@ from fedgraft.wire.requests import (
     LeaveOutRequest,
     MixturesReply,
     MixturesRequest,
+    MomentsReply,
+    MomentsRequest,
     StatisticsReply,
     StatisticsRequest,
 )
@@ -35,10 +38,26 @@ class Queries:
     def __init__(self, members: Members) -> None:
         self._members = members
 
+    def moments(self, request: MomentsRequest, groups: Groups) -> tuple[MomentsReply, Groups]:
+        """Return moments of the training samples of the clients that the request names, without their labels.
+
+        They are what features are aligned by, so they are of features as they are, unless an alignment came.
+        """
+        members = self._members
+        aligned = "alignment" in groups
+        features = members.features(request.weights_digest, groups) if aligned else members.raw(request.weights_digest)
+        index = members.index(groups)
+        check_moments_size(features.shape[1], request.moment)
+        rows, _ = joined(members.workspace.federation.train, members.clients[index])
+        with numpy_threads(members.threads):
+            sums = moment_sums(features, rows, request.moment)
+        body = MomentsReply(shard=request.shard, num_clients=len(index), num_samples=len(rows))
+        return body, {"sums": {**sums}}
+
     def statistics(self, request: StatisticsRequest, groups: Groups) -> tuple[StatisticsReply, Groups]:
         """Return sums over the training samples of the clients that the request names."""
         members = self._members
-        features, index = members.features(request.weights_digest), members.index(groups)
+        features, index = members.features(request.weights_digest, groups), members.index(groups)
         task, num_outputs = members.objective.task, members.objective.num_outputs
         second_moment, radial = request.second_moment, request.radial_moments
         check_statistics_size(num_outputs, features.shape[1], second_moment, task, radial)
@@ -56,7 +75,7 @@ class Queries:
             WireError: the targets are not classes, or the sums would be too large.
         """
         members = self._members
-        features, index = members.features(request.weights_digest), members.index(groups)
+        features, index = members.features(request.weights_digest, groups), members.index(groups)
         self._check_classes("query.class_sums")
         rows = members.training_rows(index)
         found = class_rows(features, members.targets_of_sums, rows)
@@ -70,7 +89,7 @@ class Queries:
             WireError: the targets are not classes, or the mixtures would be too large.
         """
         members = self._members
-        features, index = members.features(request.weights_digest), members.index(groups)
+        features, index = members.features(request.weights_digest, groups), members.index(groups)
         self._check_classes("query.mixtures")
         rows, keys, targets = members.training_rows(index), members.keys[index], members.targets_of_sums
         components, covariance, seed = request.components, request.covariance, members.part.seed
@@ -82,7 +101,7 @@ class Queries:
     def cross_validate(self, request: CrossValidateRequest, groups: Groups) -> tuple[CrossValidateReply, Groups]:
         """Predict each named client's training samples with heads that lack that client, and count."""
         members = self._members
-        features, index = members.features(request.weights_digest), members.index(groups)
+        features, index = members.features(request.weights_digest, groups), members.index(groups)
         targets, rows = members.targets_of_sums, members.training_rows(index)
         task, num_outputs = members.objective.task, members.objective.num_outputs
         with numpy_threads(members.threads):
@@ -100,7 +119,7 @@ class Queries:
             WireError: the request's parameters or sums are not those of its form, or without a client nothing is left.
         """
         members = self._members
-        features, index = members.features(request.weights_digest), members.index(groups)
+        features, index = members.features(request.weights_digest, groups), members.index(groups)
         if sorted(request.parameters) != sorted(PARAMETERS[request.form]):
             came, needs = listed(request.parameters) or "none", listed(PARAMETERS[request.form]) or "none"
             raise WireError(f"the request's parameters for {request.form} are {came}; expected {needs}")

@@ -37,10 +37,11 @@ KNOWN_KEYS = frozenset(
     "compare",
     "tracking",
     "unfreeze",
+    "align",
 }
 """The keys of a scenario that this version knows; what asks for more asks for what it lacks."""
 
-OF_STATISTICS = ("statistics", "cross_validate", "class_sums", "mixtures", "leave_out")
+OF_STATISTICS = ("moments", "statistics", "cross_validate", "class_sums", "mixtures", "leave_out")
 """Requests whose answers are functions of sums over chosen clients' samples."""
 
 OF_SINGLE_CLIENTS = ("class_sums", "mixtures", "leave_out")
@@ -153,7 +154,8 @@ class Policy:
         if count < settings.smallest_cohort:
             text = f"'{asked}' would be of {count} training samples, fewer than {settings.smallest_cohort}"
             raise self._refusal(text, "smallest_cohort", "ask for more of the site's clients together")
-        counts = cohort.class_counts if cohort.class_counts is not None else np.zeros(0, dtype=np.int64)
+        by_class = cohort.class_counts is not None and asked != "moments"
+        counts = cohort.class_counts if by_class and cohort.class_counts is not None else np.zeros(0, dtype=np.int64)
         few = counts[(counts > 0) & (counts < settings.smallest_class)]
         if len(few):
             text = f"{len(few)} classes have fewer than {settings.smallest_class} training samples in '{asked}'"

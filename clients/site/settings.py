@@ -13,6 +13,7 @@ Request = Literal[
     "backbone",
     "train",
     "evaluate",
+    "moments",
     "statistics",
     "cross_validate",
     "class_sums",
@@ -25,7 +26,15 @@ Request = Literal[
 class PolicySettings(Settings):
     """`policy.yaml`: the site's own rules. What they do not allow is refused, and both sides are told why."""
 
-    requests: tuple[Request, ...] = ("describe", "backbone", "train", "evaluate", "statistics", "cross_validate")
+    requests: tuple[Request, ...] = (
+        "describe",
+        "backbone",
+        "train",
+        "evaluate",
+        "moments",
+        "statistics",
+        "cross_validate",
+    )
     """What is answered. `class_sums`, `mixtures` and `leave_out` say more of single classes and clients, so a site
     allows them by name."""
     scenarios: Annotated[tuple[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")], ...], Field(min_length=1)] | None = (

@@ -249,7 +249,8 @@ def _for_sums(scenario: Scenario) -> Scenario:
     from fedgraft.models.head_settings import LinearHead
     from strategies.ridge import Ridge
 
-    nothing: dict[str, Any] = dict.fromkeys(("init", "calibrate", "attack", "availability", "compare", "unfreeze"))
+    blocks = ("init", "calibrate", "attack", "availability", "compare", "unfreeze", "align")
+    nothing: dict[str, Any] = dict.fromkeys(blocks)
     return scenario.model_copy(update={"strategy": Ridge(), "head": LinearHead(), "tracking": (), **nothing})
 
 

@@ -6,11 +6,15 @@
 | `query.backbone` | BackboneRequest | BackboneReply | `weights`, once | |
 | `train` | TrainRequest | TrainReply | `head`, `clients`, `extra` | sums or `stack`; `metrics`; `personal`; `clients` |
 | `evaluate` | EvaluateRequest | EvaluateReply | `head`, `clients`, `extra` | `metrics`, `personal`, `clients` |
+| `query.moments` | MomentsRequest | MomentsReply | `clients` | `sums` |
 | `query.statistics` | StatisticsRequest | StatisticsReply | `clients` | `sums` |
 | `query.class_sums` | ClassSumsRequest | ClassSumsReply | `clients` | `rows` |
 | `query.mixtures` | MixturesRequest | MixturesReply | `clients` | `rows` |
 | `query.cross_validate` | CrossValidateRequest | CrossValidateReply | `clients`, `moments` | `counts` |
 | `query.leave_out` | LeaveOutRequest | LeaveOutReply | `clients`, `pooled` | `heads` |
+
+Where the scenario aligns features (`align`), every request but the first three and `query.moments` carries the group
+`alignment`: what its hosts bring their features onto, as `fedgraft.alignment.maps.ground_shapes` names it.
 """
 
 from __future__ import annotations
@@ -159,6 +163,29 @@ class EvaluateReply(Settings):
     seconds: float
     has_state: bool = True
     """False: the host lacks the version of its clients' state that it was to read, and has done nothing."""
+
+
+class MomentsRequest(Settings):
+    """Asks for additive moments of the clients' training features, without their labels; exact under any split.
+
+    Arrays: `clients.index`, as in TrainRequest; with the group `alignment`, of aligned features.
+    """
+
+    run_id: str
+    weights_digest: str
+    shard: NonNegativeInt
+    moment: Literal["diagonal", "full"] = "diagonal"
+
+
+class MomentsReply(Settings):
+    """How many clients and training samples are in the sums.
+
+    Arrays, group `sums`, float64: names and shapes as `fedgraft.alignment.moments.moments_shapes` says.
+    """
+
+    shard: NonNegativeInt
+    num_clients: NonNegativeInt
+    num_samples: NonNegativeInt
 
 
 class StatisticsRequest(Settings):

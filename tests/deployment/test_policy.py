@@ -61,8 +61,8 @@ def samples(*spans: tuple[int, int]) -> Cohort:
 def test_what_says_most_of_single_samples_needs_to_be_allowed(tmp_path: Path, kind: str) -> None:
     question = Question(f"query.{kind}", None)
     assert refused(policy(tmp_path).check, question) == (
-        f"clinic-1 refuses: '{kind}' is not answered here, only describe, backbone, train, evaluate, statistics, "
-        "cross_validate (rule `requests: describe, backbone, train and 3 more` of the site's policy.yaml). "
+        f"clinic-1 refuses: '{kind}' is not answered here, only describe, backbone, train, evaluate, "
+        "moments, statistics, cross_validate (rule `requests: describe, backbone, train and 4 more` of the site's policy.yaml). "
         f"Allow '{kind}', if the site agrees"
     )
     policy(tmp_path, requests=(kind,)).check(question)
@@ -219,3 +219,15 @@ def test_blocks_of_the_backbone_are_trained_only_where_the_site_agrees(tmp_path:
     )
     policy(tmp_path, backbone_training=True).check(asked)
     policy(tmp_path).check(replace(asked, submitted={"name": "s", "privacy": None, "unfreeze": None}))
+
+
+def test_moments_without_labels_are_given_of_enough_samples_whatever_their_classes(tmp_path: Path) -> None:
+    """Rare classes show in sums by class alone; few samples, and sets that differ by few, show in any sum."""
+    asked = replace(statistics(), kind="query.moments")
+    rare = replace(samples((0, 100)), class_counts=np.array([99, 1]))
+    clinic = policy(tmp_path)
+    clinic.check(asked)
+    clinic.check_cohort(asked, DIGEST, rare)
+    assert "smallest_class" in refused(policy(tmp_path / "other").check_cohort, statistics(), DIGEST, rare)
+    assert "smallest_difference" in refused(clinic.check_cohort, asked, DIGEST, samples((0, 99)))
+    assert "smallest_cohort" in refused(clinic.check_cohort, asked, DIGEST, samples((0, 49)))

@@ -102,8 +102,9 @@ def with_hosts(scenario: Scenario, num_hosts: int, out: Path, resident: bool = T
         {"head": {"name": "mlp", "hidden": [8]}, "server.clients_per_round": 5},
         {"strategy": {"name": "flower:FedAdam", "parameters": {"eta": 0.05}}, "server.clients_per_round": 5},
         {"strategy": {"name": "flower:FedProx", "parameters": {"proximal_mu": 0.1}}},
+        {"align": "coral"},
     ],
-    ids=["chosen", "dual", "primal", "loop", "mlp", "stack", "proximal"],
+    ids=["chosen", "dual", "primal", "loop", "mlp", "stack", "proximal", "aligned"],
 )
 def test_hosts_are_only_addresses(tmp_path: Path, changes: dict[str, Any]) -> None:
     """Three shards at one, two and five hosts: what is trained beside a client must not change its bits."""

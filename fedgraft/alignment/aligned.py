@@ -1,0 +1,103 @@
+"""Aligned features: computed once for the rows that a process needs, kept in a file that no one else sees.
+
+The file is as long as the features are, but holds only the rows that were written; it has no name, and goes when the
+process lets it go.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedgraft.alignment.maps import AffineMap, coral
+from fedgraft.alignment.moments import Moments, added, moment_sums, moments_of, rows_a_chunk
+from fedgraft.alignment.settings import AlignSettings, Standardise
+from fedgraft.errors import StoreError
+from fedgraft.features.rows import WRITING_ADVICE
+from fedgraft.files import cache_directory
+
+Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Domain:
+    """Samples that share a map.
+
+    Attributes:
+        known: rows whose features tell the domain's own moments.
+        rows: rows that are mapped.
+    """
+
+    known: Rows
+    rows: Rows
+
+
+def aligned(
+    features: NDArray[Any],
+    settings: AlignSettings,
+    ground: Mapping[str, NDArray[Any]],
+    domains: Iterable[Domain],
+) -> NDArray[Any]:
+    """Return features `(num_samples, D)` in which the rows of the domains are aligned; the others are zeros.
+
+    They are mapped in float64 and have the dtype of `features`.
+
+    Args:
+        features: as the backbone gave them.
+        settings: how they are aligned.
+        ground: what onto, as `fedgraft.alignment.maps.ground` gives it.
+        domains: the rows that are needed.
+
+    Raises:
+        StoreError: the disk is full, or values do not fit the dtype.
+    """
+    folder = cache_directory()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.truncate(max(1, features.size * features.dtype.itemsize))
+            for domain in domains:
+                if len(domain.rows):
+                    _write(file, features, domain.rows, _map(features, settings, ground, domain.known))
+            if features.size == 0:
+                return np.zeros_like(features)
+            return np.memmap(file, features.dtype, "r", shape=features.shape)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise StoreError(f"can't write aligned features to {folder}: {reason}; {WRITING_ADVICE}") from error
+
+
+def _map(features: NDArray[Any], settings: AlignSettings, ground: Mapping[str, NDArray[Any]], known: Rows) -> AffineMap:
+    if isinstance(settings, Standardise):
+        return AffineMap(ground["mean"], 1 / ground["scale"], np.zeros_like(ground["mean"]))
+    reference = Moments(ground["mean"], ground["covariance"])
+    if len(known) == 0 and settings.prior_samples == 0:
+        return AffineMap(reference.mean, np.ones_like(reference.mean), reference.mean)
+    sums = moment_sums(features, known, settings.covariance)
+    return coral(moments_of(added(sums, reference, settings.prior_samples)), reference, settings.regularisation)
+
+
+def _write(file: IO[bytes], features: NDArray[Any], rows: Rows, mapped: AffineMap) -> None:
+    """Write the mapped rows at their places: through the file, since a full disk is then an error and not a SIGBUS."""
+    step, row_bytes = rows_a_chunk(features.shape[1]), features.shape[1] * features.dtype.itemsize
+    for first in range(0, len(rows), step):
+        some = rows[first : first + step]
+        values = mapped(features[some].astype(np.float64))
+        largest = float(np.abs(values).max(initial=0.0))
+        if not largest <= np.finfo(features.dtype).max:
+            raise StoreError(
+                f"aligned features reach {largest:.3g}, too much for {features.dtype}; raise align.epsilon"
+            )
+        values = np.ascontiguousarray(values, dtype=features.dtype)
+        starts = np.flatnonzero(np.diff(some, prepend=-2) != 1)  # each run of neighbours is one write
+        for start, end in zip(starts, np.append(starts[1:], len(some)), strict=True):
+            left, offset = memoryview(values[start:end].data).cast("B"), int(some[start]) * row_bytes
+            while left:
+                written = os.pwrite(file.fileno(), left, offset)  # at most 2 GB a call
+                left, offset = left[written:], offset + written
