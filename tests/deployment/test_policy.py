@@ -62,7 +62,8 @@ def test_what_says_most_of_single_samples_needs_to_be_allowed(tmp_path: Path, ki
     question = Question(f"query.{kind}", None)
     assert refused(policy(tmp_path).check, question) == (
         f"clinic-1 refuses: '{kind}' is not answered here, only describe, backbone, train, evaluate, "
-        "moments, statistics, cross_validate (rule `requests: describe, backbone, train and 4 more` of the site's policy.yaml). "
+        "moments, statistics, cross_validate "
+        "(rule `requests: describe, backbone, train and 4 more` of the site's policy.yaml). "
         f"Allow '{kind}', if the site agrees"
     )
     policy(tmp_path, requests=(kind,)).check(question)
