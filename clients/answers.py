@@ -14,6 +14,7 @@ from fedgraft.wire.records import unpack
 from fedgraft.wire.requests import (
     BackboneRequest,
     ClassSumsRequest,
+    ClientsRequest,
     CrossValidateRequest,
     DescribeRequest,
     EvaluateRequest,
@@ -81,4 +82,6 @@ def answer(
         groups: its arrays.
         state_folder: where the run's client state lies; None: in memory only.
     """
+    if isinstance(request, ClientsRequest):
+        host.members.take_task(request.task_number)
     return _ANSWERS[kind](host, request, groups, state_folder)

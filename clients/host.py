@@ -80,6 +80,7 @@ class Host:
     def describe(self) -> tuple[Description, Groups]:
         """Return which clients this host speaks for, and what it has."""
         members = self.members
+        members.take_task(0)
         federation = members.workspace.federation
         samples = federation.samples
         description = Description(
@@ -96,6 +97,7 @@ class Host:
             "names": np.frombuffer("\n".join(members.names).encode(), dtype=np.uint8),
             "num_train": federation.train.counts[members.clients],
             "num_validation": federation.validation.counts[members.clients],
+            **members.task_counts(),
         }
         return description, {"clients": clients}
 

@@ -25,6 +25,7 @@ from clients.tuning import tuning_of
 from fedgraft.attackers import attackers
 from fedgraft.compute_settings import Device
 from fedgraft.data.ragged import Ragged
+from fedgraft.data.tasks import at_task, resolve_tasks
 from fedgraft.devices import device_of
 from fedgraft.errors import ModelError, WireError
 from fedgraft.evaluation import Objective
@@ -94,6 +95,8 @@ class Members:
         workspace = open_workspace(part.data, part.seed, part.backbone, part.features)
         self.workspace = workspace.pooled() if part.strategy.pools else workspace
         federation = self.workspace.federation
+        self._whole, self._task_number = federation, 0
+        self._tasks = resolve_tasks(part.data, federation.samples.task, federation.samples.label_names)
         num_outputs = self.workspace.num_outputs
         self.placement = place(
             federation.train.counts,
@@ -120,6 +123,31 @@ class Members:
     def device(self) -> torch.device:
         """What trains and evaluates heads; named late, since torch takes long to import."""
         return device_of(self._device_name)
+
+    def take_task(self, number: int) -> None:
+        """Let clients have the samples that they have during a task (from 1), where classes arrive task by task.
+
+        Args:
+            number: the task; 0: all samples are there.
+
+        Raises:
+            WireError: the scenario has no such task.
+        """
+        if number == self._task_number:
+            return
+        if number > len(self._tasks):
+            raise WireError(f"the request is about task {number}; the scenario has {len(self._tasks)} tasks")
+        self.workspace = self.workspace.with_federation(at_task(self._whole, self._tasks, number))
+        self._task_number, self._engine_kept = number, None
+
+    def task_counts(self) -> dict[str, NDArray[np.int64]]:
+        """Return how many samples of each task's classes each client has, `(num_clients, num_tasks)`; {}: no tasks."""
+        samples, parts = self._whole.samples, {"train": self._whole.train, "validation": self._whole.validation}
+        counts = {}
+        for name, part in parts.items() if self._tasks else ():
+            columns = [part.keep(np.isin(samples.targets[part.indices], task)).counts for task in self._tasks]
+            counts[f"task_{name}"] = np.stack(columns, axis=1)[self.clients]
+        return counts
 
     def asked(self, weights_digest: str, groups: Groups, round_number: int) -> Asked:
         """Return what a request is about: the features by its backbone, its head, and the clients that it names.
@@ -243,7 +271,10 @@ class Members:
     def task(self, round_number: int) -> LocalTask:
         """Return what clients train of the head in a round."""
         part = self.part
-        return LocalTask(self.objective, part.train, part.seed, round_number, part.server.rounds)
+        earlier = max(self._task_number - 1, 0) * part.server.rounds
+        return LocalTask(
+            self.objective, part.train, part.seed, round_number, part.server.rounds, earlier_rounds=earlier
+        )
 
     def engine(self, features: NDArray[Any], targets: NDArray[Any]) -> Engine:
         """Return the engine of these features and targets; it keeps buckets and Gram matrices between rounds."""
@@ -283,7 +314,7 @@ class Members:
         """The targets with those of liars' training samples flipped."""
         if self.attack is None:
             return self._true_targets
-        rows, _ = joined(self.workspace.federation.train, self.clients[self.attack.lies])
+        rows, _ = joined(self._whole.train, self.clients[self.attack.lies])
         return flipped(self._true_targets, rows, self.objective.task, self.objective.num_outputs)
 
     @functools.cached_property

@@ -217,6 +217,9 @@ class ClientPart(Settings):
         if self.attack is not None:
             text = "is for simulations only, and this node is none's: a site does not lie; set it to null"
             raise ScenarioError("the scenario that was sent", [Fault("attack", text)])
+        if self.data.tasks is not None:
+            text = "is for simulations only: a site's samples do not come and go with a run's tasks; set it to null"
+            raise ScenarioError("the scenario that was sent", [Fault("data.tasks", text)])
         if self.strategy.pools:
             text = f"{self.strategy.name} pools all clients' data, which a site does not give; take another strategy"
             raise ScenarioError("the scenario that was sent", [Fault("strategy", text)])

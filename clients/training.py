@@ -47,6 +47,7 @@ class LocalTask:
         num_rounds: of the whole run.
         ascent: rho, how far a step climbs before it takes its gradient; 0: it takes it where it stands.
         tuning: what is otherwise for blocks of the backbone that are trained.
+        earlier_rounds: of tasks before this one, where classes arrive task by task; the schedule starts anew with each.
     """
 
     objective: Objective
@@ -56,11 +57,13 @@ class LocalTask:
     num_rounds: int
     ascent: float = 0.0
     tuning: Tuning = field(default_factory=Tuning)
+    earlier_rounds: int = 0
 
     @property
     def learning_rate(self) -> float:
         """The round's learning rate: the optimiser's, times the schedule's factor."""
-        return self.train.optimizer.learning_rate * self.train.schedule.factor(self.round_number, self.num_rounds)
+        factor = self.train.schedule.factor(self.round_number - self.earlier_rounds, self.num_rounds)
+        return self.train.optimizer.learning_rate * factor
 
 
 @dataclass(frozen=True)

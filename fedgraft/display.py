@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -146,6 +146,10 @@ GROUPS = {
 def show_result(console: Console, run: Run) -> None:
     """Print a finished run's table, and what its own validation advises."""
     console.print(result_table(run))
+    tasks: Mapping[str, Any] = run.summary.get("tasks", {})
+    part = next((part for part in ("central", "validation") if part in tasks), None)
+    if part is not None:
+        console.print(tasks_table(tasks, part))
     for found in run.summary.get("advice", []):
         console.print(f"[yellow]advice:[/] {escape(found['text'])}", highlight=False)
 
@@ -174,6 +178,25 @@ def result_table(run: Run) -> Table:
     for phase, seconds in summary["seconds"].items():
         if seconds >= 0.005:
             table.add_row(f"seconds, {SPENT.get(phase, phase)}", f"{seconds:.2f}")
+    return table
+
+
+def tasks_table(tasks: Mapping[str, Any], part: str) -> Table:
+    """Return what the head was right in on each task's classes, after each task."""
+    found = tasks[part]
+    measures = ("average_accuracy", "average"), ("forgetting", "forgetting"), ("backward_transfer", "backward transfer")
+    said = ", ".join(f"{title} {found[name]:.4f}" for name, title in measures if name in found)
+    table = Table(
+        title=f"accuracy on each task's classes, {GROUPS[part]}",
+        title_justify="left",
+        caption=said,
+        caption_justify="left",
+    )
+    table.add_column("after")
+    for number in range(1, len(tasks["classes"]) + 1):
+        table.add_column(f"task {number}", justify="right")
+    for number, row in enumerate(found["accuracy"], 1):
+        table.add_row(f"task {number}", *("" if value is None else f"{value:.4f}" for value in row))
     return table
 
 

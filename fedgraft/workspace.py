@@ -50,9 +50,13 @@ class Workspace:
 
     def pooled(self) -> Workspace:
         """Return a workspace of the same samples in which one client, `everybody`, has all parts of all clients."""
-        whole = copy.copy(self)
-        whole.federation = self.federation.pooled()
-        return whole
+        return self.with_federation(self.federation.pooled())
+
+    def with_federation(self, federation: Federation) -> Workspace:
+        """Return a workspace of the same samples with other parts; what is computed already is shared."""
+        other = copy.copy(self)
+        other.federation = federation
+        return other
 
     @functools.cached_property
     def features(self) -> NDArray[Any]:

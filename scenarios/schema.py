@@ -20,8 +20,10 @@ from fedgraft.simulation.settings import InlineRuntime, RuntimeSettings
 from scenarios.sweep.settings import CompareSettings
 from server.availability_settings import AvailabilitySettings
 from server.settings import EvaluationSettings, ServerSettings, Tracker
+from strategies.base import Strategy
 from strategies.fedavg import FedAvg
 from strategies.registry import CalibrationSettings, ClosedFormSettings, StrategySettings
+from strategies.user import UserStrategy
 
 
 class Scenario(Settings):
@@ -145,6 +147,36 @@ class Scenario(Settings):
         return self
 
     @model_validator(mode="after")
+    def _tasks_that_can_be_learned(self) -> Scenario:
+        if self.data.tasks is None:
+            return self
+        if self.data.at_sites:
+            text = "is for simulations only: samples at sites do not come and go with a run's tasks"
+            raise setting_fault("data.tasks", f"{text}; set it to null")
+        if self.strategy.most_rounds == 0:
+            raise setting_fault("data.tasks", f"came with strategy {self.strategy.title}, which learns nothing")
+        if self.strategy.keeps_state or _has_own_heads(self.strategy):
+            text = (
+                f"came {self.strategy.title}, whose clients keep what belongs to their samples, and data.tasks changes"
+            )
+            raise setting_fault("strategy", f"{text} these; take fedavg or another one that keeps nothing at clients")
+        clashes = {
+            "server.patience": (self.server.patience, "the loss rises when new classes come; set it to null"),
+            "align": (self.align, "its moments would be those of classes that have not come yet; set it to null"),
+            "calibrate": (self.calibrate, "it would ask for samples of all tasks at the end; set it to null"),
+            "evaluation.contribution": (
+                self.evaluation.contribution or None,
+                "hosts have the samples of one task at a time; set it to false",
+            ),
+        }
+        for key, (value, why) in clashes.items():
+            if value is not None:
+                raise setting_fault(key, f"came with data.tasks, but {why}")
+        if self.unfreeze is not None and self.unfreeze.local_norm:
+            raise setting_fault("unfreeze.batch_norm", "came local with data.tasks; set it to frozen")
+        return self
+
+    @model_validator(mode="after")
     def _clients_that_can_lie_or_stay_away(self) -> Scenario:
         for name, block in (("attack", self.attack), ("availability", self.availability)):
             if self.strategy.pools and block is not None:
@@ -178,3 +210,10 @@ class Scenario(Settings):
             if shortage:
                 raise setting_fault("strategy", shortage)
         return self
+
+
+def _has_own_heads(strategy: Strategy) -> bool:
+    """Whether clients have heads of their own beside the global one; of a user's class its first round says so."""
+    if isinstance(strategy, UserStrategy):
+        return strategy.personal(strategy.init({})) is not None
+    return type(strategy).personal is not Strategy.personal

@@ -28,6 +28,8 @@ from server.combining import Asked, combine_updates, stack_updates
 from server.contribution import leave_out_rows
 from server.exchange import StateLostError
 from server.head_messages import HeadMessages
+from server.lifelong import Curriculum
+from server.past_tasks import past_of, with_past
 from server.replies import unpacked_replies
 from server.roster import Call, Roster
 from server.round_record import RoundRecord, recorded
@@ -96,7 +98,7 @@ class PackedStrategy(FlwrStrategy):
         self.evaluation = evaluation
         self.objective = objective
         self.run_id = run_id
-        self._resident = resident
+        self._resident, self.seed = resident, seed
         self.weights_digest = weights_digest
         self._alignment = None if alignment is None else array_record(alignment)
         self._questions = Questions(roster, run_id, weights_digest, feature_dim, self._alignment)
@@ -111,6 +113,12 @@ class PackedStrategy(FlwrStrategy):
         """Whether clients keep their own batch norm in trained blocks."""
         self.stopped = False
         """Whether the run ends before its last round."""
+        self.curriculum: Curriculum | None = None
+        """The tasks that arrive one after another; None: all classes are there from the start."""
+        self.task_number = 0
+        """The task that the round in progress belongs to, from 1; 0: there are none."""
+        self.past: Arrays = {}
+        """What closed forms were told of earlier tasks."""
         self._plan: tuple[Exchange, ...] = ()
         self._calls: list[Call] = []
         self._gathered: list[Replies] = []
@@ -125,12 +133,24 @@ class PackedStrategy(FlwrStrategy):
         other.strategy, other.evaluation = strategy, self.evaluation.model_copy(update={"contribution": False})
         other.head, other.state, other.record, other.without = {}, None, None, {}
         other._plan, other._calls, other._gathered = (), [], []
+        other.past = {}
         other.versions = np.zeros_like(self.versions)
         return other
 
-    def go_back(self, state: Arrays, versions: NDArray[np.int64]) -> None:
+    def take_task(self, number: int, roster: Roster) -> None:
+        """Go on with the samples that clients have during a task.
+
+        Args:
+            number: the task, from 1.
+            roster: all clients, with these samples.
+        """
+        self.task_number, self.roster = number, roster
+        self._questions = replace(self._questions, roster=roster, task_number=number)
+        self.attendance = Attendance(self.attendance.settings, self.seed, roster.names, roster.num_train)
+
+    def go_back(self, state: Arrays, versions: NDArray[np.int64], past: Arrays) -> None:
         """Forget the round in progress; go on from what a checkpoint held."""
-        self.state, self._plan, self._gathered = state, (), []
+        self.state, self._plan, self._gathered, self.past = state, (), [], past
         self.versions = versions.copy() if len(versions) else np.zeros(len(self.roster.names), dtype=np.int64)
 
     def begin_round(self) -> None:
@@ -202,6 +222,8 @@ class PackedStrategy(FlwrStrategy):
 
     def evaluates_after(self, round_number: int) -> bool:
         """Return whether the head after a round (0: the start) is evaluated."""
+        if self.curriculum is not None and self.curriculum.ends_after(round_number):
+            return True
         return round_number % self.evaluation.every == 0 or round_number == self.server.rounds
 
     def configure_train(
@@ -234,10 +256,19 @@ class PackedStrategy(FlwrStrategy):
         request = self.strategy.completed(request, self.head, tuple(self._gathered))
         states = [self._state_of(server_round, request, call) for call in self._calls]
         evaluate = self.evaluates_after(server_round - 1)
+        if self.curriculum is not None and self.curriculum.begins_with(server_round):
+            evaluate = False  # all clients did, when the task before ended
         return self._messages(server_round).train(self.strategy, request, arrays, self._calls, states, evaluate)
 
     def _messages(self, round_number: int) -> HeadMessages:
-        return HeadMessages(self.run_id, self.weights_digest, round_number, self._asks_per_client, self._alignment)
+        return HeadMessages(
+            self.run_id,
+            self.weights_digest,
+            round_number,
+            self._asks_per_client,
+            self._alignment,
+            self.task_number,
+        )
 
     def _keeps_now(self, round_number: int) -> bool:
         """Whether the exchange in progress is the round's last that changes client state, before a checkpoint.
@@ -335,6 +366,8 @@ class PackedStrategy(FlwrStrategy):
         except ValueError as error:  # a pure strategy has no other words for what it can't do
             raise TrainingError(f"strategy {self.strategy.title}, round {server_round}: {error}") from error
         self._leave_out(server_round)
+        if self.curriculum is not None and self.curriculum.ends_after(server_round):
+            self.past = past_of(self._plan, self._gathered)
         self.head, self.state, self._plan = dict(outcome.head), dict(outcome.state), ()
         metrics: dict[str, MetricRecordValues] = dict(outcome.metrics)
         if self.record is not None and self.record.train_loss is not None:
@@ -374,7 +407,7 @@ class PackedStrategy(FlwrStrategy):
         """Check the replies to a question about sums and add them."""
         asked = Asked(self._calls, self.roster, self._questions.feature_dim, self.objective.task, self.head)
         lambdas = self._penalties(request)[1] if isinstance(request, CrossValidate) else ()
-        return asked.combined(request, replies, lambdas)
+        return with_past(self.past, len(self._gathered), request, asked.combined(request, replies, lambdas))
 
     def _note_busy(self, seconds: Sequence[float]) -> None:
         for call, spent in zip(self._calls, seconds, strict=True):
@@ -387,8 +420,10 @@ class PackedStrategy(FlwrStrategy):
 
         The replies to `train` already carry the validation metrics of the head that they received.
         """
-        if server_round < self.server.rounds and not self.stopped:
-            return []
+        return self.evaluate_now(server_round, arrays) if server_round >= self.server.rounds or self.stopped else []
+
+    def evaluate_now(self, server_round: int, arrays: ArrayRecord) -> list[Message]:
+        """Return messages that have all clients evaluate a head, and their own."""
         self._calls = self.roster.calls(np.arange(len(self.roster.names)))
         own = self._personal
         versions = [int(self.versions[self.roster.of(call)].max()) for call in self._calls]

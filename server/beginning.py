@@ -108,7 +108,7 @@ def begin(
     central = _central(part, objective, counters, threads, alignment)
     if checkpoint:
         _check_state(checkpoint, roster)
-        adapter.go_back(checkpoint.state, checkpoint.versions)
+        adapter.go_back(checkpoint.state, checkpoint.versions, checkpoint.past)
         report("note", text=f"resumed after round {checkpoint.round_number}")
         number = checkpoint.round_number
         course = Course(

@@ -59,7 +59,8 @@ class Checkpoint:
     """The state after `round_number` rounds; `sizes` are the lengths of the run's growing files then.
 
     `versions` `(num_clients,)` are those of the clients' own state, which lies with their hosts; empty without any.
-    `best` is the head with the lowest validation loss, where a run may stop early.
+    `best` is the head with the lowest validation loss, where a run may stop early. `past` are sums of earlier tasks,
+    where classes arrive task by task.
     """
 
     round_number: int
@@ -69,6 +70,7 @@ class Checkpoint:
     sizes: Mapping[str, int]
     versions: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     best: Best | None = None
+    past: Arrays = field(default_factory=dict)
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
@@ -79,6 +81,7 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     """
     arrays = {f"head/{name}": value for name, value in checkpoint.head.items()}
     arrays |= {f"state/{name}": value for name, value in checkpoint.state.items()}
+    arrays |= {f"past/{name}": value for name, value in checkpoint.past.items()}
     if len(checkpoint.versions):
         arrays["clients/version"] = checkpoint.versions
     best = checkpoint.best
@@ -135,7 +138,7 @@ def _read(path: Path) -> Checkpoint | None:
         )
     if facts.pop("digest", None) != tensors_digest(arrays, facts):
         return None
-    groups: dict[str, dict[str, NDArray[Any]]] = {"head": {}, "state": {}, "clients": {}, "best": {}}
+    groups: dict[str, dict[str, NDArray[Any]]] = {name: {} for name in ("head", "state", "clients", "best", "past")}
     for name, value in arrays.items():
         group, _, rest = name.partition("/")
         groups[group][rest] = value
@@ -143,4 +146,6 @@ def _read(path: Path) -> Checkpoint | None:
     counters = Counters(**facts["counters"])
     known = facts.get("best")
     best = None if known is None else Best(known["round"], known["loss"], groups["best"], known["last_round"])
-    return Checkpoint(facts["round"], groups["head"], groups["state"], counters, facts["sizes"], versions, best)
+    return Checkpoint(
+        facts["round"], groups["head"], groups["state"], counters, facts["sizes"], versions, best, groups["past"]
+    )

@@ -62,6 +62,7 @@ def save(course: Course) -> None:
         course.directory.sizes(),
         adapter.versions if adapter.versions.any() else np.zeros(0, dtype=np.int64),
         course.best,
+        adapter.past,
     )
     save_checkpoint(course.directory.path / "checkpoints", checkpoint)
     course.counters.spend("checkpoint", time.perf_counter() - started)
@@ -85,5 +86,5 @@ def go_back(course: Course, lost: StateLostError) -> None:
     course.directory.truncate(checkpoint.sizes)
     course.head, course.round_number, course.central_sums = checkpoint.head, checkpoint.round_number, None
     course.best, course.head_round = checkpoint.best, None
-    course.adapter.go_back(checkpoint.state, checkpoint.versions)
+    course.adapter.go_back(checkpoint.state, checkpoint.versions, checkpoint.past)
     report("note", text=f"{lost}; the run goes back to the end of round {checkpoint.round_number}")

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedgraft.alignment.settings import AlignSettings
+from fedgraft.data.tasks import Tasks, at_task
 from fedgraft.evaluation import Evaluated, Objective, evaluate_rows
 from fedgraft.metrics import Sums
 from fedgraft.wire.records import Arrays
@@ -49,8 +50,13 @@ class CentralTest:
     ) -> None:
         self._alignment = alignment
         self._workspace, self._local_norm = workspace, local_norm
+        self._whole = workspace.federation
         self._objective = objective
         self._threads = threads
+
+    def take_task(self, tasks: Tasks, number: int) -> None:
+        """Test on samples of the classes that have come until a task (from 1)."""
+        self._workspace = self._workspace.with_federation(at_task(self._whole, tasks, number))
 
     @property
     def num_samples(self) -> int:

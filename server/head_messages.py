@@ -23,6 +23,7 @@ class HeadMessages:
         round_number: the round.
         per_client: whether replies say what each client's scores are.
         alignment: what hosts bring features onto; None: they are left as they are.
+        task_number: the task, where classes arrive task by task.
     """
 
     run_id: str
@@ -30,6 +31,7 @@ class HeadMessages:
     round_number: int
     per_client: bool
     alignment: ArrayRecord | None = None
+    task_number: int = 0
 
     def train(
         self,
@@ -57,6 +59,7 @@ class HeadMessages:
                 weights_digest=self.weights_digest,
                 round_number=self.round_number,
                 shard=call.shard,
+                task_number=self.task_number,
                 half=_half(request),
                 state=state,
                 reply=strategy.reply,
@@ -90,6 +93,7 @@ class HeadMessages:
                 weights_digest=self.weights_digest,
                 round_number=self.round_number,
                 shard=call.shard,
+                task_number=self.task_number,
                 per_client=self.per_client,
                 personal=None if personal is None else _half(personal),
                 state_version=version,

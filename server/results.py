@@ -21,6 +21,7 @@ from fedgraft.workspace import open_workspace
 from server.advice.checks import advice
 from server.advice.facts import facts_of
 from server.balance import balance, measured_line
+from server.lifelong import lifelong_summary, task_lines, write_tasks
 from server.round_record import RoundRecord
 from server.tracking import track
 
@@ -44,6 +45,7 @@ def write_results(course: Course) -> None:
         _draw(
             course, summary["metric"], f"{summary['name']}: {summary['strategy']}, {summary['num_clients']:,} clients"
         )
+    write_tasks(course, summary)
     write_text(path / "summary.txt", summary_text(summary))
     track(course.part.tracking, path, summary)
     write_text(path / "summary.json", json.dumps(summary, indent=2) + "\n")
@@ -78,7 +80,7 @@ def summary_of(course: Course) -> dict[str, Any]:
         if course.central is not None
         else {}
     )
-    personal = last.summarised("personal", task)
+    personal, lifelong = last.summarised("personal", task), lifelong_summary(course)
     central = summarise(course.central_sums, task) if course.central_sums is not None else {}
     summary: dict[str, Any] = {
         "schema": SCHEMA,
@@ -99,7 +101,8 @@ def summary_of(course: Course) -> dict[str, Any]:
         "validation": last.summarised("validation", task),
         **({"personal": personal} if personal else {}),
         **_groups(groups, task),
-        "advice": [asdict(found) for found in advice(facts_of(course, groups))],
+        **lifelong,
+        "advice": [asdict(found) for found in advice(facts_of(course, groups, lifelong.get("tasks")))],
         "bytes_down": counters.bytes_down,
         "bytes_up": counters.bytes_up,
         "hosts": balance(course.roster, course.part.shards, adapter.busy_seconds),
@@ -181,6 +184,7 @@ def summary_text(summary: dict[str, Any]) -> str:
     ]
     width = max(len(name) for name, _ in rows)
     lines = [f"{name:<{width}}  {value}" for name, value in rows]
+    lines += task_lines(summary)
     lines += [f"advice: {found['text']}." for found in summary["advice"]]
     return "".join(f"{line}\n" for line in lines)
 

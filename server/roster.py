@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -58,6 +58,8 @@ class Roster:
         num_train: `(num_clients,)` training samples.
         num_validation: `(num_clients,)` validation samples.
         descriptions: each host's description, by node.
+        task_train: `(num_clients, num_tasks)` training samples of each task's classes, where these arrive task by task.
+        task_validation: the same of validation samples.
     """
 
     names: tuple[str, ...]
@@ -67,6 +69,13 @@ class Roster:
     num_train: NDArray[np.int64]
     num_validation: NDArray[np.int64]
     descriptions: dict[int, Description]
+    task_train: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 0), dtype=np.int64))
+    task_validation: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 0), dtype=np.int64))
+
+    def at_task(self, number: int) -> Roster:
+        """Return the roster during a task (from 1): with training samples of its classes, validation of all so far."""
+        seen = self.task_validation[:, :number].sum(axis=1)
+        return replace(self, num_train=self.task_train[:, number - 1], num_validation=seen)
 
     @property
     def task(self) -> Task:
@@ -193,7 +202,8 @@ def _check_release(description: Description) -> None:
         )
 
 
-Table = tuple[list[str], NDArray[np.int64], NDArray[np.int64]]
+Table = tuple[list[str], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
+"""Names, training and validation samples, and the same of each task, `(num_clients, num_tasks)`."""
 
 
 def _ask(
@@ -219,12 +229,21 @@ def _client_table(host: str, arrays: Any) -> Table:
     except UnicodeDecodeError as error:
         raise WireError(f"{what}: names are not UTF-8: {error}") from error
     names = text.split("\n") if text else []
-    shapes = {"names": arrays["names"].shape, "num_train": (len(names),), "num_validation": (len(names),)}
-    expect(arrays, shapes, what)
-    for column in ("num_train", "num_validation"):
+    num_tasks = arrays["task_train"].shape[-1] if "task_train" in arrays and arrays["task_train"].ndim else 0
+    columns = {"num_train": (len(names),), "num_validation": (len(names),)}
+    by_task = {"task_train": (len(names), num_tasks), "task_validation": (len(names), num_tasks)} if num_tasks else {}
+    expect(arrays, {"names": arrays["names"].shape, **columns, **by_task}, what)
+    for column in (*columns, *by_task):
         if arrays[column].dtype.kind not in "iu" or (arrays[column] < 0).any():
             raise WireError(f"{what}: {column} must be whole numbers from 0")
-    return names, arrays["num_train"].astype(np.int64), arrays["num_validation"].astype(np.int64)
+    none = np.zeros((len(names), 0), dtype=np.int64)
+    for part in ("train", "validation"):
+        if num_tasks and (arrays[f"task_{part}"].sum(axis=1) != arrays[f"num_{part}"]).any():
+            raise WireError(f"{what}: task_{part} does not add up to num_{part}")
+    train, validation, task_train, task_validation = (
+        np.asarray(arrays.get(name, none), dtype=np.int64) for name in (*columns, "task_train", "task_validation")
+    )
+    return names, train, validation, task_train, task_validation
 
 
 def _check_code(node: int, description: Description) -> None:
@@ -273,7 +292,17 @@ def _assemble(descriptions: dict[int, Description], tables: dict[int, Table], nu
         num_train=column(table[1] for table in tables.values()),
         num_validation=column(table[2] for table in tables.values()),
         descriptions=descriptions,
+        task_train=_by_task([table[3] for table in tables.values()])[order],
+        task_validation=_by_task([table[4] for table in tables.values()])[order],
     )
+
+
+def _by_task(tables: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
+    """Return the hosts' tables of clients by task, one below the other."""
+    if len({table.shape[1] for table in tables if len(table)}) > 1:
+        raise WireError("hosts disagree about the number of tasks; let all of them see the same files")
+    num_tasks = max(table.shape[1] for table in tables)
+    return np.concatenate([table.reshape(len(table), num_tasks) for table in tables])
 
 
 def _doubles(names: list[str]) -> list[str]:

@@ -22,6 +22,7 @@ from server.beginning import begin, open_directory
 from server.contribution import write_contributions
 from server.course import Course, go_back, save
 from server.exchange import StateLostError
+from server.lifelong import curriculum_of, take_task, write_task_row
 from server.results import write_results
 from server.round_record import RoundRecord
 from server.settings import ServerPart
@@ -44,6 +45,8 @@ def conduct(grid: Grid, submission: Submission) -> Path:
         forget_peak()
         course = begin(grid, submission, part, directory, checkpoint)
         course.pictures = submission.run.pictures
+        course.adapter.curriculum = curriculum_of(course)
+        take_task(course, course.round_number)
         if checkpoint is None:
             _start(course)
         ended = False
@@ -79,6 +82,7 @@ def _round(course: Course) -> None:
     number = course.round_number + 1
     adapter = course.adapter
     sent = course.head
+    take_task(course, number)
     unfreeze(course, number)
     shortage = adapter.shortage(number)
     if shortage is not None:
@@ -94,6 +98,7 @@ def _round(course: Course) -> None:
     _evaluate_centrally(course)
     if adapter.without:
         write_contributions(course)
+    _end_task(course)
     row: dict[str, Any] = {"num_clients": len(record.clients) if record else 0, **dict(metrics or {})}
     row |= _attendance_of(adapter, number)
     row |= _spent(course, started, before)
@@ -160,6 +165,18 @@ def _made_at_once(course: Course, strategy: Strategy, round_number: int, group: 
     return adapter.head
 
 
+def _end_task(course: Course) -> None:
+    """After the last round of a task that others follow, have all clients evaluate the head."""
+    adapter, number = course.adapter, course.round_number
+    if adapter.curriculum is None or not adapter.curriculum.ends_after(number) or number == adapter.server.rounds:
+        return
+    messages = list(adapter.evaluate_now(number, array_record(course.head)))
+    adapter.aggregate_evaluate(number, answers(course, messages, adapter, number) or [])
+    if adapter.record is not None:
+        _write_record(course, adapter.record, number + 1)
+    write_task_row(course)
+
+
 def _write_record(course: Course, record: RoundRecord, number: int) -> None:
     """Write what the replies of round `number` said: of its training, and of the head that they received.
 
@@ -212,4 +229,5 @@ def _end(course: Course) -> None:
         _write_record(course, adapter.record, number + 1)
     elif adapter.record is not None:  # its metrics stand there; its scores by client only of those that were asked then
         _write_clients(course, adapter.record, number + 1)
+    write_task_row(course)
     write_results(course)

@@ -4,7 +4,7 @@
 | --- | --- |
 | `run.json` | schema and protocol numbers, run id, seed, versions, git revision if any |
 | `scenario.yaml` | the resolved scenario |
-| `metrics.jsonl` | one row a round and group: `train`, `validation`, `central`, `personal` |
+| `metrics.jsonl` | one row a round and group: `train`, `validation`, `central`, `personal`, `tasks` |
 | `client_metrics.csv` | one row a round, client and part |
 | `checkpoints/round-*.safetensors` | head, strategy state and counters; the last two |
 | `client-state/` | what clients keep from round to round; written by the hosts |
@@ -12,6 +12,7 @@
 | `head.safetensors` | the head after the last round |
 | `summary.json`, `summary.txt` | what came out; `summary.json` is written last and marks a finished run |
 | `accuracy.png`, `partition.png` | pictures |
+| `tasks.csv` | where classes arrive task by task: accuracy on each task after each |
 | `contribution.csv`, `heads-without.safetensors` | of closed forms, if asked for: what each client changed |
 | `events.jsonl` | what the command line shows while the run goes on |
 """

@@ -128,11 +128,11 @@ class ServerPart(Settings):
         return None if self.unfreeze is None else self.unfreeze.cut_at(round_number)
 
     def within_rounds(self) -> ServerPart:
-        """Return this part with no more rounds than the strategy can use."""
-        most = self.strategy.most_rounds
-        if most is None or most >= self.server.rounds:
-            return self
-        return self.model_copy(update={"server": self.server.model_copy(update={"rounds": most})})
+        """Return this part with no more rounds than the strategy can use, of all tasks together if there are some."""
+        rounds, most = self.server.rounds, self.strategy.most_rounds
+        rounds = rounds if most is None else min(rounds, most)
+        rounds *= max(self.data.num_tasks, 1)
+        return self.model_copy(update={"server": self.server.model_copy(update={"rounds": rounds})})
 
     def check_task(self, task: Task) -> None:
         """Refuse a strategy that can't serve what the targets are.

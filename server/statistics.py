@@ -52,6 +52,7 @@ class Questions:
         weights_digest: of the run's backbone.
         feature_dim: features a sample.
         alignment: what hosts bring features onto; None: they are left as they are.
+        task_number: the task, where classes arrive task by task.
     """
 
     roster: Roster
@@ -59,6 +60,7 @@ class Questions:
     weights_digest: str
     feature_dim: int
     alignment: ArrayRecord | None = None
+    task_number: int = 0
 
     def moments(self, calls: Sequence[Call], moment: MomentKind) -> list[Message]:
         """Return the messages that ask for moments of the clients' training samples, without their labels.
@@ -68,7 +70,13 @@ class Questions:
         """
         check_moments_size(self.feature_dim, moment)
         requests = [
-            MomentsRequest(run_id=self.run_id, weights_digest=self.weights_digest, shard=call.shard, moment=moment)
+            MomentsRequest(
+                run_id=self.run_id,
+                weights_digest=self.weights_digest,
+                shard=call.shard,
+                task_number=self.task_number,
+                moment=moment,
+            )
             for call in calls
         ]
         return self._messages("moments", calls, requests)
@@ -88,6 +96,7 @@ class Questions:
                 run_id=self.run_id,
                 weights_digest=self.weights_digest,
                 shard=call.shard,
+                task_number=self.task_number,
                 second_moment=second_moment,
                 radial_moments=radial_moments,
             )
@@ -98,7 +107,13 @@ class Questions:
     def class_sums(self, calls: Sequence[Call]) -> list[Message]:
         """Return the messages that ask for each client's own counts and summed features by class."""
         requests = [
-            ClassSumsRequest(run_id=self.run_id, weights_digest=self.weights_digest, shard=call.shard) for call in calls
+            ClassSumsRequest(
+                run_id=self.run_id,
+                weights_digest=self.weights_digest,
+                shard=call.shard,
+                task_number=self.task_number,
+            )
+            for call in calls
         ]
         return self._messages("class_sums", calls, requests)
 
@@ -109,6 +124,7 @@ class Questions:
                 run_id=self.run_id,
                 weights_digest=self.weights_digest,
                 shard=call.shard,
+                task_number=self.task_number,
                 components=components,
                 covariance=covariance,
             )
@@ -151,6 +167,7 @@ class Questions:
                 run_id=self.run_id,
                 weights_digest=self.weights_digest,
                 shard=call.shard,
+                task_number=self.task_number,
                 lambdas=tuple(float(value) for value in lambdas),
                 bias=bias,
             )
@@ -181,6 +198,7 @@ class Questions:
                 run_id=self.run_id,
                 weights_digest=self.weights_digest,
                 shard=call.shard,
+                task_number=self.task_number,
                 form=recipe.form,
                 parameters=dict(recipe.parameters),
                 temperature=recipe.temperature,

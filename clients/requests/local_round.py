@@ -74,9 +74,8 @@ class LocalRound:
     @property
     def solver(self) -> LocalSolver:
         """Return how clients train in the round."""
-        train = self.members.part.train
-        factor = train.schedule.factor(self.request.round_number, self.members.part.server.rounds)
-        return LocalSolver(train.optimizer, train.optimizer.learning_rate * factor, self._mu)
+        task = self.members.task(self.request.round_number)
+        return LocalSolver(task.train.optimizer, task.learning_rate, self._mu)
 
     def evaluated(self) -> tuple[Groups, dict[str, NDArray[Any]]]:
         """Evaluate the received head and the clients' own heads as they stand, if that is asked for."""

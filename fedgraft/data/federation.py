@@ -16,6 +16,7 @@ from fedgraft.data.ragged import Ragged, ragged
 from fedgraft.data.samples import Indices, Samples
 from fedgraft.data.settings import DataSettings
 from fedgraft.data.sources import load_samples
+from fedgraft.data.tasks import resolve_tasks
 from fedgraft.errors import DataError, listed
 from fedgraft.randomness import GAMMA, key, mix, name_keys
 
@@ -101,9 +102,10 @@ def build_federation(settings: DataSettings, seed: int) -> Federation:
         DataError: the source or the partition can't be had; the text says what to change.
     """
     samples = load_samples(settings.source, seed)
+    _ = resolve_tasks(settings, samples.task, samples.label_names)  # refused before anything is divided
     versions = [importlib.metadata.version(name) for name in ("flwr-datasets", "numpy")]
     cache_key = cache.digest_of(
-        _VERSION, *versions, settings.model_dump_json(exclude={"source"}), samples.digest(), str(seed)
+        _VERSION, *versions, settings.model_dump_json(exclude={"source", "tasks"}), samples.digest(), str(seed)
     )
     kept = cache.read("partitions", cache_key)
     if kept is not None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Discriminator, Field, Tag
+from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator
+from pydantic_core import PydanticCustomError
 
 from fedgraft.settings import LocalPath, Settings, named
 
@@ -217,6 +218,10 @@ PartitionSettings = Annotated[
 ]
 
 
+ClassName = Annotated[int, Field(ge=0)] | Annotated[str, Field(min_length=1)]
+"""A class, by its number from 0 or its label name."""
+
+
 class DataSettings(Settings):
     """Where samples come from and how they are divided."""
 
@@ -232,6 +237,29 @@ class DataSettings(Settings):
     """Cap on a client's samples (train and validation together); the rest is left out."""
     max_train_per_class: int | None = Field(default=None, ge=1)
     """Cap on a client's training samples of each class, for few-shot studies; the rest is left out."""
+    tasks: Annotated[int, Field(ge=2)] | tuple[tuple[ClassName, ...], ...] | None = None
+    """Lifelong learning: classes that arrive one list after another, by number from 0 or by label name, such as
+    `[[0, 1], [2, 3]]`, or into how many lists the classes are cut in their order. During a list's rounds
+    (`server.rounds`) clients train on samples of its classes only. null: all classes are there from the start."""
+
+    @field_validator("tasks", mode="before")
+    @classmethod
+    def _lists_of_classes(cls, value: object) -> object:
+        if value is None or (isinstance(value, int) and not isinstance(value, bool)):
+            return value
+        if isinstance(value, list | tuple) and all(isinstance(entry, list | tuple) for entry in value):
+            if len(value) < 2 or not all(value):
+                sizes = ", ".join(str(len(entry)) for entry in value) or "none"
+                text = f"came {len(value)} task(s), of {sizes} classes; expected two tasks at least, none of them empty"
+                raise PydanticCustomError("tasks", "{text}", {"text": text})
+            return tuple(map(tuple, value))
+        text = f"came {value!r}; expected lists of classes, such as [[0, 1], [2, 3]], or a number of tasks from 2"
+        raise PydanticCustomError("tasks", "{text}", {"text": text})
+
+    @property
+    def num_tasks(self) -> int:
+        """How many tasks arrive one after another; 0: all classes are there from the start."""
+        return 0 if self.tasks is None else self.tasks if isinstance(self.tasks, int) else len(self.tasks)
 
     @property
     def at_sites(self) -> bool:

@@ -36,7 +36,8 @@ class Description(Settings):
     """What a host says of itself; label names, sizes and versions, no data.
 
     Arrays, group `clients`: `names` uint8, the clients' names joined by newlines in UTF-8; `num_train` and
-    `num_validation`, `(num_clients,)` int64.
+    `num_validation`, `(num_clients,)` int64. Where classes arrive task by task also `task_train` and `task_validation`,
+    `(num_clients, num_tasks)` int64: the same of each task's classes.
     """
 
     code_digest: str
@@ -66,6 +67,13 @@ class BackboneReply(Settings):
     has_weights: bool
 
 
+class ClientsRequest(Settings):
+    """What every request about the samples of named clients says."""
+
+    task_number: NonNegativeInt = 0
+    """Where classes arrive task by task: during which task, from 1; 0: all samples are there."""
+
+
 class HalfSettings(Settings):
     """A client half, by name, with its parameters."""
 
@@ -90,7 +98,7 @@ class StateSettings(Settings):
     """Whether it is written to a file in any case, since another process may answer the host's next message."""
 
 
-class TrainRequest(Settings):
+class TrainRequest(ClientsRequest):
     """Asks a host to train some of its clients from the given head.
 
     Arrays: `head`, the global head; `clients.index`, `(num,)` int64 positions in the host's description; `extra`, what
@@ -136,7 +144,7 @@ class TrainReply(Settings):
     """False: the host lacks the version of its clients' state that it was to start from, and has done nothing."""
 
 
-class EvaluateRequest(Settings):
+class EvaluateRequest(ClientsRequest):
     """Asks a host to evaluate a head on its clients' validation parts, and perhaps each client's own head beside it.
 
     Arrays: `head` and `clients`, as in TrainRequest; `extra`, for the half `blended_ridge` `moments.<name>` of all
@@ -165,7 +173,7 @@ class EvaluateReply(Settings):
     """False: the host lacks the version of its clients' state that it was to read, and has done nothing."""
 
 
-class MomentsRequest(Settings):
+class MomentsRequest(ClientsRequest):
     """Asks for additive moments of the clients' training features, without their labels; exact under any split.
 
     Arrays: `clients.index`, as in TrainRequest; with the group `alignment`, of aligned features.
@@ -188,7 +196,7 @@ class MomentsReply(Settings):
     num_samples: NonNegativeInt
 
 
-class StatisticsRequest(Settings):
+class StatisticsRequest(ClientsRequest):
     """Asks for additive sums of the clients' training features; sums are exact under any split.
 
     Arrays: `clients.index`, as in TrainRequest. What each `second_moment` holds, and its bytes, is told by
@@ -214,7 +222,7 @@ class StatisticsReply(Settings):
     num_samples: NonNegativeInt
 
 
-class ClassSumsRequest(Settings):
+class ClassSumsRequest(ClientsRequest):
     """Asks for each client's counts and summed features of its classes, not added to those of others.
 
     Arrays: `clients.index`, as in TrainRequest.
@@ -237,7 +245,7 @@ class ClassSumsReply(Settings):
     num_samples: NonNegativeInt
 
 
-class MixturesRequest(Settings):
+class MixturesRequest(ClientsRequest):
     """Asks each client for Gaussian mixtures of its features of each class.
 
     Arrays: `clients.index`, as in TrainRequest.
@@ -261,7 +269,7 @@ class MixturesReply(Settings):
     num_samples: NonNegativeInt
 
 
-class CrossValidateRequest(Settings):
+class CrossValidateRequest(ClientsRequest):
     """Sends pooled moments; each client's rows are taken out and its own samples predicted, for each lambda.
 
     Arrays: `clients.index`; group `moments`, float64, as `fedgraft.closed_form` names them: sums over the training
@@ -287,7 +295,7 @@ class CrossValidateReply(Settings):
     num_samples: NonNegativeInt
 
 
-class LeaveOutRequest(Settings):
+class LeaveOutRequest(ClientsRequest):
     """Sends pooled sums and how a head is made of them; each client's rows are taken out and the head made again.
 
     Arrays: `clients.index`; group `pooled`, float64, as `fedgraft.wire.statistics.statistics_shapes` names them with

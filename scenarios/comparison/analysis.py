@@ -12,6 +12,7 @@ from scenarios.comparison.answers import calibration, confusion
 from scenarios.comparison.clients import client_rows, facts_by_seed
 from scenarios.comparison.curves import curve, equal_bytes
 from scenarios.comparison.findings import Analysis, Condition, Curve, Failure, Metric, Row
+from scenarios.comparison.lifelong import lifelong
 from scenarios.comparison.overall import overall_verdict
 from scenarios.comparison.records import Comparison, PlannedRun, condition_key
 from scenarios.comparison.results import CLIENTS, OF_THE_GLOBAL_HEAD, Result
@@ -136,6 +137,7 @@ def _condition(
     values = [set(deciding(found, metric.name)) for found in of.values()]
     confusions = [confusion(name, titles[name], found) for name, found in of.items()]
     calibrations = [calibration(name, titles[name], found) for name, found in of.items()]
+    lifelongs = [lifelong(name, titles[name], found) for name, found in of.items()]
     table = rows(planned, of, titles, asked)
     facts = facts_by_seed(here, comparison.directory) if any(_has_clients(result) for result in here) else {}
     by_themselves = {
@@ -157,6 +159,7 @@ def _condition(
         verdict=condition_verdict(table, comparison.baseline, metric, comparison.target),
         notes=(*_notes(planned, of, titles), *_unjudged(table, metric)),
         tuning=tuple(one for one in comparison.tuning if condition_key(one.condition) == key),
+        lifelong=tuple(entry for entry in lifelongs if entry is not None),
     )
 
 

@@ -189,6 +189,25 @@ class Calibration:
 
 
 @dataclass(frozen=True)
+class Lifelong:
+    """What a contender still knows of earlier tasks; see `server.lifelong` for the measures.
+
+    Attributes:
+        part: where it was judged, `central` or `validation`.
+        classes: names of each task's classes.
+        accuracy: on each task (columns) after each (rows), means over seeds; None: the task had not come.
+        measures: `average_accuracy`, `forgetting` and `backward_transfer` at the end.
+    """
+
+    contender: str
+    title: str
+    part: str
+    classes: tuple[tuple[str, ...], ...]
+    accuracy: tuple[tuple[float | None, ...], ...]
+    measures: Mapping[str, Estimate]
+
+
+@dataclass(frozen=True)
 class Verdict:
     """What the numbers let one say, and no more.
 
@@ -221,6 +240,7 @@ class Condition:
         verdict: for this condition.
         notes: what a reader has to know: missing runs, seeds that are not shared.
         tuning: what was chosen for whom before; empty without tuning.
+        lifelong: one a contender, where classes arrive task by task.
     """
 
     settings: Mapping[str, JsonValue]
@@ -236,6 +256,7 @@ class Condition:
     verdict: Verdict
     notes: tuple[str, ...]
     tuning: tuple[Tuning, ...] = ()
+    lifelong: tuple[Lifelong, ...] = ()
 
 
 @dataclass(frozen=True)

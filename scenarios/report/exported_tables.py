@@ -43,6 +43,7 @@ def _tables(comparison: Comparison, analysis: Analysis) -> dict[str, Records]:
         "gains": list(_gains(analysis)),
         "confusion": list(_confusions(analysis)),
         "calibration": list(_calibrations(analysis)),
+        "tasks": list(_lifelong(analysis)),
     }
 
 
@@ -197,6 +198,23 @@ def _calibrations(analysis: Analysis) -> Iterator[dict[str, Any]]:
                     "confidence": entry.confidence,
                     "accuracy": entry.accuracy,
                 }
+
+
+def _lifelong(analysis: Analysis) -> Iterator[dict[str, Any]]:
+    """Yield one record a condition, contender, task that was trained, and task so far."""
+    for condition in analysis.conditions:
+        for found in condition.lifelong:
+            for after, row in enumerate(found.accuracy, 1):
+                for task, value in enumerate(row, 1):
+                    if value is not None:
+                        yield {
+                            "condition": condition.title,
+                            "contender": found.contender,
+                            "part": found.part,
+                            "after_task": after,
+                            "on_task": task,
+                            "accuracy": value,
+                        }
 
 
 def _columns(records: Records) -> list[str]:

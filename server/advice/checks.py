@@ -17,6 +17,7 @@ from server.advice.facts import Facts
 
 CHECKS: Mapping[str, Callable[[Facts], str | None]] = {
     "negative_transfer": head_checks.negative_transfer,
+    "forgets": head_checks.forgets,
     "trained_too_long": head_checks.too_long,
     "other_domain": head_checks.other_domain,
     "one_source": client_checks.one_source,

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,6 +45,8 @@ class Facts:
         personal_scores: the same by the clients' own heads.
         groups: samples and right answers of each group of the central test part, by name.
         trained: whether the head was trained by gradients, round after round, to the last round asked for.
+        forgetting: of earlier tasks, where classes arrived task by task, and the average accuracy at the end; the curve
+            is empty then, since it is over other samples in each task.
         own_heads: whether the strategy answers with the clients' own heads; then all that is said here of the head is
             said of these, and there is no central test part for them.
     """
@@ -62,20 +64,24 @@ class Facts:
     groups: Mapping[str, tuple[int, float]] = field(default_factory=dict)
     trained: bool = True
     own_heads: bool = False
+    forgetting: tuple[float, float] | None = None
 
 
-def facts_of(course: Course, groups: dict[str, tuple[int, float]]) -> Facts:
+def facts_of(course: Course, groups: dict[str, tuple[int, float]], tasks: Mapping[str, Any] | None = None) -> Facts:
     """Return the facts of a run whose last head was evaluated.
 
     Args:
         course: the run.
         groups: samples and summed scores of each group of the central test part.
+        tasks: what came of tasks one after another, as `server.lifelong` tells it; None: there were none.
     """
     record = course.adapter.record or RoundRecord(np.zeros(0, dtype=np.int64))
     own = course.adapter.strategy.answer == "own"
     curve, trained = _curve(course.directory.path / "metrics.jsonl", "personal" if own else "validation")
     if course.head_round is not None:  # stopped early, with an earlier head: neither too long nor too short
         curve, trained = [point for point in curve if point.round_number <= course.head_round], False
+    if tasks is not None:
+        curve = []
     whole = len(record.clients) == len(course.roster.names)
     columns: dict[str, NDArray[np.float64]] = record.per_client if whole else {}
     counts = columns.get("num_validation")
@@ -93,6 +99,15 @@ def facts_of(course: Course, groups: dict[str, tuple[int, float]]) -> Facts:
         {} if own else groups,
         trained,
         own,
+        _forgetting(tasks),
+    )
+
+
+def _forgetting(tasks: Mapping[str, Any] | None) -> tuple[float, float] | None:
+    """Return forgetting and average accuracy, on the central test part where there is one."""
+    measures = (tasks or {}).get("central", (tasks or {}).get("validation"))
+    return (
+        None if not measures or "forgetting" not in measures else (measures["forgetting"], measures["average_accuracy"])
     )
 
 

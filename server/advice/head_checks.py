@@ -14,6 +14,9 @@ RISE = 1.1
 STILL_FALLING = 0.05
 """Share of the whole fall of the loss that the last fifth of the rounds still makes, from which more rounds are due."""
 
+LEAST_FORGETTING = 0.1
+"""Forgetting from which it is told."""
+
 LEAST_CALIBRATION_ERROR = 0.1
 """Calibration error from which probabilities are not to be trusted."""
 
@@ -72,6 +75,22 @@ def too_short(facts: Facts) -> str | None:
     )
 
 
+def forgets(facts: Facts) -> str | None:
+    """Training on new classes has cost what was known of earlier ones."""
+    if facts.forgetting is None or facts.forgetting[0] < LEAST_FORGETTING:
+        return None
+    forgetting, average = facts.forgetting
+    cure = (
+        "A closed form (strategy: ridge, ncm, lda) absorbs new classes without forgetting"
+        if facts.trained
+        else "Classes that came later were taken for them; look at the confusion matrix"
+    )
+    return (
+        f"earlier tasks are recognised {100 * forgetting:.0f} points less often than at their best, "
+        f"{percent(average)} on average over tasks: the head forgets. {cure}"
+    )
+
+
 def other_domain(facts: Facts) -> str | None:
     """The central test part is not like what clients have."""
     ours, theirs = (accuracy(sums) for sums in (facts.validation, facts.central))
@@ -87,7 +106,7 @@ def other_domain(facts: Facts) -> str | None:
 def weak_classes(facts: Facts) -> str | None:
     """Some classes are hardly ever recognised."""
     confusion, ours = facts.validation.get("confusion"), accuracy(facts.validation)
-    if confusion is None or ours is None:
+    if confusion is None or ours is None or forgets(facts) is not None:
         return None
     actual, hits = np.asarray(confusion).sum(axis=1), np.diag(np.asarray(confusion))
     weak = [
