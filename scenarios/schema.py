@@ -123,6 +123,9 @@ class Scenario(Settings):
         if self.evaluation.contribution:
             text = f"came {self.align.name}, whose moments hold every client, so no head would be without one"
             raise setting_fault("align", f"{text}; set it to null, or evaluation.contribution to false")
+        if self.data.num_tasks:
+            text = f"came {self.align.name} beside data.tasks, but its moments hold classes that have not come yet"
+            raise setting_fault("align", f"{text}; set one of the two to null")
         if isinstance(self.align, Coral) and self.strategy.pools:
             text = f"came coral beside strategy {self.strategy.title}, which has no clients whose features could differ"
             raise setting_fault("align", f"{text}; take standardise, or another strategy")

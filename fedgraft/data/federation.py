@@ -96,6 +96,22 @@ class Federation:
 def build_federation(settings: DataSettings, seed: int) -> Federation:
     """Read the source, hold out the test part, divide the rest among clients and split each client's samples.
 
+    Domains, if there are any, come last: they change no division.
+
+    Raises:
+        DataError: the source or the partition can't be had; the text says what to change.
+    """
+    federation = _divided_or_kept(settings, seed)
+    if not settings.domains:
+        return federation
+    from fedgraft.data.domains import with_domains
+
+    return with_domains(federation, settings.domains, seed)
+
+
+def _divided_or_kept(settings: DataSettings, seed: int) -> Federation:
+    """Return the federation of the source's own samples.
+
     The division is kept in the cache, so that a second call imports no partitioner.
 
     Raises:
@@ -105,7 +121,11 @@ def build_federation(settings: DataSettings, seed: int) -> Federation:
     _ = resolve_tasks(settings, samples.task, samples.label_names)  # refused before anything is divided
     versions = [importlib.metadata.version(name) for name in ("flwr-datasets", "numpy")]
     cache_key = cache.digest_of(
-        _VERSION, *versions, settings.model_dump_json(exclude={"source", "tasks"}), samples.digest(), str(seed)
+        _VERSION,
+        *versions,
+        settings.model_dump_json(exclude={"source", "tasks", "domains"}),
+        samples.digest(),
+        str(seed),
     )
     kept = cache.read("partitions", cache_key)
     if kept is not None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from fedgraft.settings import LocalPath, Settings, named
+from fedgraft.settings import LocalPath, Settings, named, setting_fault
 
 Task = Literal["classes", "labels", "real"]
 
@@ -222,6 +222,32 @@ ClassName = Annotated[int, Field(ge=0)] | Annotated[str, Field(min_length=1)]
 """A class, by its number from 0 or its label name."""
 
 
+class DomainSettings(Settings):
+    """How pictures of one domain look; what is left out leaves them as they are."""
+
+    name: str = Field(min_length=1, pattern=r"^[^\n]+$")
+    """Name of the domain; the run gives the score of each on the central test part."""
+    rotate: float = 0.0
+    """Degrees by which pictures are turned, against the clock; corners become black."""
+    invert: bool = False
+    """Dark becomes bright."""
+    contrast: float = Field(default=1.0, ge=0)
+    """What distances from middle grey are multiplied by."""
+    brightness: float = Field(default=0.0, ge=-1, le=1)
+    """What is added to each value, as a part of the whole range."""
+    noise: float = Field(default=0.0, ge=0, le=1)
+    """Standard deviation of the noise on each value, as a part of the whole range."""
+    share: float = Field(default=1.0, ge=0)
+    """Clients that have this domain, in proportion to the others; 0: a domain that no client has."""
+    test_share: float | None = Field(default=None, ge=0)
+    """Samples of the central test part, likewise; null: as `share`."""
+
+    @property
+    def changes(self) -> bool:
+        """Whether pictures look other than in the source."""
+        return bool(self.rotate or self.invert or self.contrast != 1 or self.brightness or self.noise)
+
+
 class DataSettings(Settings):
     """Where samples come from and how they are divided."""
 
@@ -242,6 +268,9 @@ class DataSettings(Settings):
     `[[0, 1], [2, 3]]`, or into how many lists the classes are cut in their order. During a list's rounds
     (`server.rounds`) clients train on samples of its classes only. null: all classes are there from the start."""
 
+    domains: tuple[DomainSettings, ...] = ()
+    """Domain shifts for simulations: clients in turn, and samples of the test part, get pictures of these looks."""
+
     @field_validator("tasks", mode="before")
     @classmethod
     def _lists_of_classes(cls, value: object) -> object:
@@ -260,6 +289,17 @@ class DataSettings(Settings):
     def num_tasks(self) -> int:
         """How many tasks arrive one after another; 0: all classes are there from the start."""
         return 0 if self.tasks is None else self.tasks if isinstance(self.tasks, int) else len(self.tasks)
+
+    @model_validator(mode="after")
+    def _domains_that_can_be_told_apart(self) -> DataSettings:
+        names = [domain.name for domain in self.domains]
+        if len(set(names)) < len(names):
+            raise setting_fault("domains", f"came the names {', '.join(names)}; give each domain a name of its own")
+        if self.domains and not sum(domain.share for domain in self.domains):
+            raise setting_fault("domains", "all shares are 0, so that no client has a domain; give one of them more")
+        if self.domains and self.at_sites:
+            raise setting_fault("domains", "are made in simulations only; sites have the pictures that they have")
+        return self
 
     @property
     def at_sites(self) -> bool:

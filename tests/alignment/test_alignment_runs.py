@@ -213,6 +213,7 @@ def test_a_reference_that_is_not_there(
     [
         ({"unfreeze": {"cut": "blocks.5"}, "backbone": "bundled:efficientnet_lite0"}, "coral beside unfreeze"),
         ({"evaluation.contribution": True, "strategy": "ridge"}, "whose moments hold every client"),
+        ({"data.tasks": [[0], [1, 2]]}, "hold classes that have not come yet"),
         ({"strategy": "centralised"}, "no clients whose features could differ; take standardise"),
         ({"align": {"name": "coral", "regularisation": 0}}, "greater than 0"),
         ({"align": "whiten"}, "standardise"),
