@@ -45,7 +45,7 @@ OWN_SCENARIO = {
     "backbone": "identity",
     "server": {"rounds": 3},
 }
-"""What is run where the federation names no scenario, or not all of its data: a head on the digits' raw pixels."""
+"""What is run where nobody names a scenario: a head on the digits' raw pixels."""
 
 THREE = FederationSettings(
     name="rehearsal",
@@ -85,7 +85,8 @@ def rehearse(
 
     Args:
         federation: who takes part; addresses, ports and second users are this machine's own for the rehearsal.
-        scenario: what is run; None: the federation's, or a small one on handwritten digits.
+        scenario: what is run; None: the federation's, or a small one. Where data of a site are not on this machine,
+            handwritten digits stand in for them at every site.
         policy: the text of the sites' `policy.yaml`; empty: the defaults.
         out: where the run's results are put; default: a new folder below `runs/`.
         log_file: what the processes print; None: it is lost with them.
@@ -193,24 +194,19 @@ def _on_this_machine(
 ) -> tuple[FederationSettings, Scenario]:
     """Return the federation as it is rehearsed, and what it runs.
 
-    Sites whose data are not on this machine can't run the federation's scenario: then all of them get a part of
-    scikit-learn's handwritten digits, and a small scenario is run instead.
+    Where data of a site are not on this machine, a part of scikit-learn's handwritten digits stands in for them at
+    every site. Without a scenario of the user's, a small one is run on these.
     """
-    chosen = scenario
-    if chosen is None and federation.scenario is not None:
-        from scenarios.loader import load_scenario
-
-        chosen = load_scenario(federation.scenario)
+    chosen = scenario or _scenario_of(federation)
     lacking = [site.name for site in federation.sites if not _has_data(site)]
     sites: Sequence[FederationSite] = federation.sites
     labels = federation.labels
     if lacking or chosen is None:
-        from scenarios.schema import Scenario
-
         why = f"the data of {listed(lacking)} are not on this machine" if lacking else "no scenario is named"
-        report("note", text=f"{why}: handwritten digits stand in for all sites' data, and a small scenario is run")
-        chosen = Scenario.model_validate_json(json.dumps(OWN_SCENARIO))
-        paths = digits_for([site.name for site in sites], folder / "data")
+        run = "; a small scenario is run" if chosen is None else ""
+        report("note", text=f"{why}: handwritten digits stand in for all sites' data{run}")
+        chosen = chosen or _own_scenario()
+        paths = digits_for([site.name for site in sites], folder / "data", images=chosen.backbone.name != "identity")
         sites = [
             site.model_copy(update={"data": SiteData(source=ArraysSettings(path=str(paths[site.name])))})
             for site in sites
@@ -224,6 +220,20 @@ def _on_this_machine(
     return federation.model_copy(update=own), chosen
 
 
+def _scenario_of(federation: FederationSettings) -> Scenario | None:
+    if federation.scenario is None:
+        return None
+    from scenarios.loader import load_scenario
+
+    return load_scenario(federation.scenario)
+
+
+def _own_scenario() -> Scenario:
+    from scenarios.schema import Scenario
+
+    return Scenario.model_validate_json(json.dumps(OWN_SCENARIO))
+
+
 def _has_data(site: FederationSite) -> bool:
     if site.data is None:
         return False
@@ -231,20 +241,30 @@ def _has_data(site: FederationSite) -> bool:
     return path is None or Path(path).expanduser().exists()
 
 
-def digits_for(names: Sequence[str], folder: Path) -> dict[str, Path]:
-    """Write a part of scikit-learn's handwritten digits for each site, as raw pixels, and return the files."""
+def digits_for(names: Sequence[str], folder: Path, *, images: bool = False) -> dict[str, Path]:
+    """Write a part of scikit-learn's handwritten digits for each site, and return the files.
+
+    Args:
+        names: of the sites.
+        folder: where the files are written; it is made.
+        images: as images of 8 x 8 for a backbone; otherwise as features, the 64 pixels between 0 and 1.
+    """
     import numpy as np
     from sklearn.datasets import load_digits
 
-    features, labels = load_digits(return_X_y=True)
+    pixels, labels = load_digits(return_X_y=True)
+    if images:
+        samples = {"images": np.rint(pixels.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)}
+    else:
+        samples = {"features": (pixels / 16).astype(np.float32)}
     order = np.random.default_rng(1).permutation(len(labels))
     folder.mkdir(parents=True)
     paths = {}
     for name, rows in zip(names, np.array_split(order, len(names)), strict=True):
         paths[name] = folder / f"{name}.npz"
         names_of_labels = np.array([str(digit) for digit in range(10)])
-        pixels = (features[rows] / 16).astype(np.float32)
-        np.savez(paths[name], features=pixels, labels=labels[rows].astype(np.int64), label_names=names_of_labels)
+        own = {key: values[rows] for key, values in samples.items()}
+        np.savez(paths[name], **own, labels=labels[rows].astype(np.int64), label_names=names_of_labels)
     return paths
 
 

@@ -292,6 +292,12 @@ def test_predict_and_export_want_a_run(call: Call, tmp_path: Path) -> None:
     assert_refused(call("export", tmp_path / "none", "--to", tmp_path / "a.onnx"), "holds no run")
 
 
+def test_help_says_what_arguments_are(call: Call) -> None:
+    for command in ("run", "check", "compare", "submit"):
+        shown = " ".join(call(command, "--help").out.replace("\u2502", " ").split())
+        assert "A scenario file, or the name of a shipped one" in shown
+
+
 def test_help_loads_nothing_heavy() -> None:
     heavy = ("torch", "flwr", "ray", "timm", "torchvision", "sklearn", "pandas", "matplotlib")
     code = f"import sys, fedgraft.cli; print([name for name in {heavy!r} if name in sys.modules])"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import os
 import time
@@ -35,7 +34,7 @@ def running_fleet(policy: str = "", log_file: Path | None = None, **scenario: An
     with tempfile.TemporaryDirectory(prefix="fg-", dir="/tmp") as folder:
         log_file = log_file or Path(os.environ.get("FLEET_LOG", f"{folder}/log"))
         with fleet(Path(folder), THREE, chosen, policy, log_file) as running:
-            yield dataclasses.replace(running, scenario=chosen)  # on the stand-in data, that is what is run
+            yield running
             started = set(running.supervisor.process_ids().values())
             started |= {below for pid in started for below in descendants(pid)}
         deadline = time.monotonic() + 5  # who was killed is gone when the kernel says so
@@ -135,8 +134,10 @@ def head_of(found: Run) -> dict[str, np.ndarray]:
 
 def in_one_process(running: Fleet, folder: Path, out: Path, **changes: Any) -> Run:
     """Run the same scenario inline, over the same samples of the same clients."""
-    paths = digits_for([site.settings.name for site in running.sites], folder)
-    return inline(changed(running, changes), paths, folder, out)
+    scenario = changed(running, changes)
+    names = [site.settings.name for site in running.sites]
+    paths = digits_for(names, folder, images=scenario.backbone.name != "identity")
+    return inline(scenario, paths, folder, out)
 
 
 def inline(scenario: Scenario, paths: Mapping[str, Path], folder: Path, out: Path) -> Run:
