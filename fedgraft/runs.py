@@ -21,6 +21,13 @@ if TYPE_CHECKING:
     from scenarios.schema import Scenario
 
 
+def metric_rows(directory: Path) -> list[dict[str, Any]]:
+    """Return the rows of a run's `metrics.jsonl`, in the order in which they were written."""
+    text = (directory / "metrics.jsonl").read_text(encoding="utf-8")
+    whole = text[: text.rfind("\n") + 1]  # of a run that goes on, the last row may be half written
+    return [json.loads(line) for line in whole.splitlines()]
+
+
 @dataclass(frozen=True)
 class Run:
     """One run directory, finished or not.
@@ -69,9 +76,7 @@ class Run:
     @property
     def metrics(self) -> list[dict[str, Any]]:
         """The rows of `metrics.jsonl`, one a round and group; `pandas.DataFrame(run.metrics)` takes them."""
-        text = (self.directory / "metrics.jsonl").read_text()
-        whole = text[: text.rfind("\n") + 1]  # of a run that goes on, the last row may be half written
-        return [json.loads(line) for line in whole.splitlines()]
+        return metric_rows(self.directory)
 
     @property
     def head(self) -> dict[str, NDArray[Any]]:

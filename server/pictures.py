@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from fedgraft.files import replacing
 
 
-def accuracy_picture(metrics: Path, picture: Path, metric: str, title: str) -> None:
-    """Draw a metric over rounds, on the central test part and on the clients' validation parts."""
+def accuracy_picture(rows: Sequence[Mapping[str, Any]], picture: Path, metric: str, title: str) -> None:
+    """Draw a metric of `metrics.jsonl` over rounds, on the central test part and on the clients' validation parts."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
     from matplotlib.ticker import MaxNLocator
 
-    rows = [json.loads(line) for line in metrics.read_text().splitlines()]
     figure, axes = pyplot.subplots(figsize=(7, 4.2), layout="constrained")
     for group, label, colour in (
         ("central", "central test part", "#0072b2"),

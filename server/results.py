@@ -15,6 +15,7 @@ from fedgraft.memory import peak_bytes
 from fedgraft.metrics import PRIMARY, summarise
 from fedgraft.models.losses import Task
 from fedgraft.progress import report
+from fedgraft.runs import metric_rows
 from fedgraft.tensor_files import save_tensors
 from fedgraft.wire.protocol import SCHEMA
 from fedgraft.workspace import open_workspace
@@ -63,7 +64,7 @@ def _draw(course: Course, metric: str, title: str) -> None:
     from server.pictures import accuracy_picture
 
     path, part = course.directory.path, course.part
-    accuracy_picture(path / "metrics.jsonl", path / "accuracy.png", metric, title)
+    accuracy_picture(metric_rows(path), path / "accuracy.png", metric, title)
     if part.data.at_sites:
         return
     workspace = open_workspace(part.data, part.seed, part.backbone, part.features)

@@ -19,6 +19,7 @@ from typing import Any
 from fedgraft.errors import FedGraftError
 from fedgraft.features.locks import locked
 from fedgraft.progress import report
+from fedgraft.runs import metric_rows
 
 FOLDER = "tensorboard"
 STORE = "mlruns"
@@ -103,8 +104,7 @@ def _told(directory: Path, summary: Mapping[str, Any]) -> Told:
 
     facts = json.loads((directory / "run.json").read_text())
     scenario = yaml.safe_load((directory / "scenario.yaml").read_text())
-    rows = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
-    return Told(directory, facts["run_id"], facts["name"], dict(_flat(scenario)), rows, summary)
+    return Told(directory, facts["run_id"], facts["name"], dict(_flat(scenario)), metric_rows(directory), summary)
 
 
 def _flat(tree: Mapping[str, Any], above: str = "") -> Iterable[tuple[str, str | float | bool]]:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +11,7 @@ from numpy.typing import NDArray
 
 from fedgraft.metrics import Sums
 from fedgraft.models.losses import Task
+from fedgraft.runs import metric_rows
 from server.round_record import RoundRecord
 
 if TYPE_CHECKING:
@@ -77,7 +76,7 @@ def facts_of(course: Course, groups: dict[str, tuple[int, float]], tasks: Mappin
     """
     record = course.adapter.record or RoundRecord(np.zeros(0, dtype=np.int64))
     own = course.adapter.strategy.answer == "own"
-    curve, trained = _curve(course.directory.path / "metrics.jsonl", "personal" if own else "validation")
+    curve, trained = _curve(metric_rows(course.directory.path), "personal" if own else "validation")
     if course.head_round is not None:  # stopped early, with an earlier head: neither too long nor too short
         curve, trained = [point for point in curve if point.round_number <= course.head_round], False
     if tasks is not None:
@@ -111,12 +110,11 @@ def _forgetting(tasks: Mapping[str, Any] | None) -> tuple[float, float] | None:
     )
 
 
-def _curve(path: Path, group: str) -> tuple[list[Point], bool]:
+def _curve(rows: Sequence[Mapping[str, Any]], group: str) -> tuple[list[Point], bool]:
     """Return a group of rows over rounds, and whether any round trained heads."""
     points: dict[int, Point] = {}
     trained = False
-    for line in path.read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
+    for row in rows:
         if row["group"] == group:
             points[row["round"]] = Point(row["round"], float(row["loss"]), int(row["num_samples"]))
         trained |= row["group"] == "train" and "train_loss" in row

@@ -23,16 +23,16 @@ LEAST_CALIBRATION_ERROR = 0.1
 
 def negative_transfer(facts: Facts) -> str | None:
     """The head is no better than the answer that needs no input."""
-    confusion, count = facts.validation.get("confusion"), float(facts.validation.get("count", 0))
-    if confusion is None or count < LEAST_SAMPLES:
+    confusion, ours = facts.validation.get("confusion"), accuracy(facts.validation)
+    if confusion is None or ours is None:
         return None
-    accuracy = float(facts.validation["correct"]) / count
+    share_right, count = ours
     of_class = np.asarray(confusion).sum(axis=1)
     share = float(of_class.max()) / count
-    if accuracy > share or share == 1:
+    if share_right > share or share == 1:
         return None
     return (
-        f"the head is right in {percent(accuracy)} of the validation samples, and the commonest class, "
+        f"the head is right in {percent(share_right)} of the validation samples, and the commonest class, "
         f"'{facts.label_names[int(of_class.argmax())]}', would be in {percent(share)}: nothing was transferred. Try "
         "another backbone or cut, a closed form (strategy: ridge) to tell a poor base from poor training, or another "
         "learning rate"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from plain_fine_tuning import PlainFineTuning, write_weights
+from plain_fine_tuning import PlainFineTuning
 from test_unfreeze_training import assert_same_model, trained, tuned
 
 from fedgraft.api import run_resolved
@@ -21,11 +21,6 @@ LOCAL: dict[str, Any] = {
     "server.rounds": 3,
     "data.validation_fraction": 0.3,
 }
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_weights(tmp_path_factory.mktemp("weights") / "weights.safetensors")
 
 
 def rate_of(name: str, _: int) -> float | None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from plain_fine_tuning import PlainFineTuning, write_weights
+from plain_fine_tuning import PlainFineTuning
 from test_unfreeze_training import assert_same_model, trained, tuned
 
 from fedgraft.api import run_resolved
@@ -21,11 +21,6 @@ SCHEDULE: dict[str, Any] = {
     "unfreeze.warmup_rounds": 1,
     "server.rounds": 5,
 }
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_weights(tmp_path_factory.mktemp("weights") / "weights.safetensors")
 
 
 def rate_of(name: str, number: int) -> float | None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from plain_fine_tuning import PlainFineTuning, State, write_weights
+from plain_fine_tuning import PlainFineTuning, State
 from safetensors.numpy import load_file
 from small_scenarios import changed
 
@@ -28,11 +28,6 @@ BASE: dict[str, Any] = {
     "server": {"rounds": 2, "checkpoint_every": 1},
     "runtime": {"name": "inline", "threads": 1},
 }
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_weights(tmp_path_factory.mktemp("weights") / "weights.safetensors")
 
 
 def trained(scenario: Scenario, out: Path) -> fedgraft.Run:
