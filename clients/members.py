@@ -162,7 +162,7 @@ class Members:
             shapes = head_shapes(self.part.head, inputs.shape[1], objective.num_outputs)
         else:
             self._use(weights_digest)
-            unfrozen = self.workspace.unfrozen(cut, unfreeze is not None and unfreeze.local_norm)
+            unfrozen = self.workspace.unfrozen(cut, unfreeze)
             inputs, objective = unfrozen.activations, replace(self.objective, blocks=unfrozen.blocks)
             shapes = head_shapes(self.part.head, unfrozen.blocks.feature_dim, objective.num_outputs)
             shapes |= unfrozen.blocks.shapes

@@ -51,7 +51,9 @@ class Tuning:
 def tuning_of(settings: UnfreezeSettings, blocks: Blocks, round_number: int) -> Tuning:
     """Return how blocks are trained in a round."""
     factors = {
-        name: settings.rate * settings.decay ** blocks.distance(name) * _warmed(settings, blocks, name, round_number)
+        name: settings.block_rate
+        * settings.decay ** blocks.distance(name)
+        * _warmed(settings, blocks, name, round_number)
         for name in blocks.trained
     }
     return Tuning(factors, settings.pull, as_tensors(blocks.pretrained) if settings.pull else {})

@@ -359,16 +359,17 @@ def prepare(scenario: Scenario, keep_data: bool = False) -> tuple[dict[str, floa
         check_cuts(scenario)
         cut = scenario.unfreeze.cut_at(1)
         if cut is not None:
-            workspace.unfrozen(cut, scenario.unfreeze.local_norm)
+            workspace.unfrozen(cut, scenario.unfreeze)
     seconds["features"] = time.perf_counter() - started
     return seconds, feature_dim
 
 
 def check_cuts(scenario: Scenario) -> None:
-    """Refuse blocks to train that the backbone does not have.
+    """Refuse blocks to train, or modules to adapt, that the backbone does not have.
 
     Raises:
         ScenarioError: says which cuts there are.
+        ModelError: says which modules there are, past the cuts of a schedule.
     """
     from fedgraft.models.registry import describe
 
@@ -377,6 +378,10 @@ def check_cuts(scenario: Scenario) -> None:
         fault = scenario.unfreeze.fault(info.cuts, info.cut)
         if fault is not None:
             raise ScenarioError(scenario.name, [Fault(*fault)])
+        if scenario.unfreeze.adds and scenario.unfreeze.moves:
+            from server.unfreezing import check_targets
+
+            check_targets(scenario.backbone, scenario.unfreeze)
 
 
 def quieten(verbose: bool) -> None:

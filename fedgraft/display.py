@@ -175,6 +175,10 @@ def result_table(run: Run) -> Table:
     table.add_row("clients", f"{summary['num_clients']:,}")
     table.add_row("bytes from the server", _size(summary["bytes_down"]))
     table.add_row("bytes to the server", _size(summary["bytes_up"]))
+    if "tuned" in summary:
+        tuned = summary["tuned"]
+        table.add_row(f"{tuned['method']} and head, each way a shard and round", _size(tuned["bytes"]))
+        table.add_row("the same of full fine-tuning", _size(tuned["full_bytes"]))
     for phase, seconds in summary["seconds"].items():
         if seconds >= 0.005:
             table.add_row(f"seconds, {SPENT.get(phase, phase)}", f"{seconds:.2f}")

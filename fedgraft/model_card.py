@@ -15,6 +15,7 @@ from fedgraft.models.head_settings import HeadSettings
 from fedgraft.models.info import BackboneInfo
 from fedgraft.models.losses import Task
 from fedgraft.models.settings import BackboneSettings
+from fedgraft.models.unfreeze_settings import UnfreezeSettings
 from fedgraft.wire.protocol import check_number
 
 SCHEMA = 1
@@ -38,6 +39,7 @@ class Card:
         backbone: the settings that build it; its weights are in the model, not there.
         info: what the backbone is; `info.feature_dim` is the length of what the head takes.
         release: of FedGraft, when the model was made.
+        adapters: the cut past which the backbone has modules of a method's own, and the method; None: it has none.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Card:
     backbone: BackboneSettings
     info: BackboneInfo
     release: str = __version__
+    adapters: UnfreezeSettings | None = None
 
     @property
     def takes_images(self) -> bool:
@@ -99,6 +102,7 @@ class Card:
             "head": self.head.model_dump_json(),
             "backbone": self.backbone.model_dump_json(),
             "backbone_info": json.dumps(self.info.as_json()),
+            **({} if self.adapters is None else {"adapters": self.adapters.model_dump_json()}),
         }
 
     @classmethod
@@ -124,6 +128,7 @@ class Card:
                 backbone=BackboneSettings.model_validate_json(metadata["backbone"]),
                 info=BackboneInfo.from_json(json.loads(metadata["backbone_info"])),
                 release=metadata["fedgraft"],
+                adapters=UnfreezeSettings.model_validate_json(metadata["adapters"]) if "adapters" in metadata else None,
             )
         except WireError as error:
             raise ModelError(str(error)) from error

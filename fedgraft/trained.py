@@ -168,8 +168,11 @@ def trained_model(run: Run) -> TrainedModel:
             f"{run.directory / 'head.safetensors'} holds {came}; the run's scenario and backbone need {expected}; "
             "it is another run's head, or damaged"
         )
+    adapters: UnfreezeSettings | None = None
     if blocks:
-        backbone = _with_blocks(backbone, blocks, scenario.unfreeze, summary.get("best_round", summary["rounds"]))
+        unfreeze = _unfreezing(scenario.unfreeze, summary.get("best_round", summary["rounds"]))
+        backbone = _with_blocks(backbone, blocks, unfreeze)
+        adapters = unfreeze if unfreeze.method.name == "adapter" else None
     card = Card(
         name=scenario.name,
         run_id=str(run.facts["run_id"]),
@@ -179,6 +182,7 @@ def trained_model(run: Run) -> TrainedModel:
         head=scenario.head,
         backbone=scenario.backbone.model_copy(update={"weights": "random"}),  # no path of this machine goes along
         info=replace(backbone.info, feature_dim=feature_dim),
+        adapters=adapters,
     )
     return TrainedModel(card, backbone, arrays, _standardisation(run, feature_dim))
 
@@ -218,6 +222,9 @@ def load_safetensors(path: str | Path) -> TrainedModel:
     backbone: Backbone | Identity = Identity(card.info)
     if card.takes_images:
         backbone = load(card.backbone)
+        if card.adapters is not None:
+            blocks = backbone.blocks(card.adapters.steps[0].cut, card.adapters)
+            blocks.fill(blocks.pretrained)
         tensors = {name: torch.from_numpy(value) for name, value in _below(arrays, "backbone.").items()}
         fill(_part(backbone), tensors, origin=str(path))
         backbone.info = card.info
@@ -271,22 +278,27 @@ def _backbone(settings: BackboneSettings, digest: str | None, directory: Path) -
     )
 
 
-def _with_blocks(
-    backbone: Backbone | Identity,
-    blocks: Mapping[str, NDArray[Any]],
-    unfreeze: UnfreezeSettings | None,
-    round_number: int,
-) -> Backbone:
-    """Return the backbone with the blocks that were trained in place of the pretrained ones.
+def _unfreezing(unfreeze: UnfreezeSettings | None, round_number: int) -> UnfreezeSettings:
+    """Return what of the blocks a head was trained with, with the cut of its round alone.
 
     Raises:
         StoreError: the run's scenario trains none.
-        ModelError: they are not those of this backbone.
     """
     cut = None if unfreeze is None else unfreeze.cut_at(round_number)
-    if cut is None or isinstance(backbone, Identity):
+    if unfreeze is None or cut is None:
         raise StoreError("the run's head comes with trained blocks, of which its scenario knows nothing; it is damaged")
-    backbone.blocks(cut, unfreeze is not None and unfreeze.local_norm).fill(blocks)
+    return unfreeze.model_copy(update={"cut": cut, "schedule": ()})
+
+
+def _with_blocks(
+    backbone: Backbone | Identity, blocks: Mapping[str, NDArray[Any]], unfreeze: UnfreezeSettings
+) -> Backbone | Identity:
+    """Return the backbone with the blocks that were trained in place of the pretrained ones.
+
+    Raises:
+        ModelError: they are not those of this backbone.
+    """
+    backbone.blocks(unfreeze.steps[0].cut, unfreeze).fill(blocks)
     backbone.info = replace(backbone.info, weights_digest=weights_digest(backbone.state_arrays()))
     return backbone
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from fedgraft.data.settings import DataSettings
 from fedgraft.features.settings import FeatureSettings
 from fedgraft.models.settings import BackboneSettings
+from fedgraft.models.unfreeze_settings import UnfreezeSettings
 from fedgraft.progress import report
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ class Workspace:
         self._kept_digest: str | None = None
         self._weights: dict[str, NDArray[Any]] | None = None
         self._unfrozen: Unfrozen | None = None
-        self._unfrozen_for = ("", False)
+        self._unfrozen_for: tuple[str, UnfreezeSettings | None] = ("", None)
         self.federation: Federation = build_federation(data, seed)
 
     def use_weights(self, kept_digest: str | None) -> None:
@@ -74,18 +75,18 @@ class Workspace:
             weights=self._weights,
         )
 
-    def unfrozen(self, cut: str, local_norm: bool = False) -> Unfrozen:
+    def unfrozen(self, cut: str, unfreeze: UnfreezeSettings | None = None) -> Unfrozen:
         """Return the blocks past a cut, or `input`, and what goes into them; the last ones are kept.
 
         Args:
             cut: where the blocks begin.
-            local_norm: whether their batch norm is each client's own.
+            unfreeze: what of them is trained, and whose batch norm is; by default all, and everybody's.
 
         Raises:
             ModelError: the backbone has no such cut, or nothing to train past it.
             StoreError: the activations take more room than they may, or than there is.
         """
-        if self._unfrozen is None or self._unfrozen_for != (cut, local_norm):
+        if self._unfrozen is None or self._unfrozen_for != (cut, unfreeze):
             from fedgraft.features.activations import unfrozen
 
             def progress(done: int, total: int) -> None:
@@ -94,9 +95,9 @@ class Workspace:
             self._unfrozen = None  # before others are read
             samples, weights = self.federation.samples, self._weights
             self._unfrozen = unfrozen(
-                samples, self._backbone, cut, self._settings, weights, progress, local_norm=local_norm
+                samples, self._backbone, cut, self._settings, weights, progress, unfreeze=unfreeze
             )
-            self._unfrozen_for = (cut, local_norm)
+            self._unfrozen_for = (cut, unfreeze)
         return self._unfrozen
 
     @property

@@ -190,11 +190,10 @@ def _central(
         return None
     started = time.perf_counter()
     workspace = open_workspace(part.data, part.seed, part.backbone, part.features)
-    local_norm = part.unfreeze is not None and part.unfreeze.local_norm
     aligned = None
     if part.align is not None and alignment is not None:
         aligned = CentralAlignment(part.align, alignment)
-    central = CentralTest(workspace, objective, threads, local_norm, aligned)
+    central = CentralTest(workspace, objective, threads, part.unfreeze, aligned)
     if central.num_samples:
         _ = central.features
     counters.spend("features", time.perf_counter() - started)

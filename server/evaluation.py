@@ -13,6 +13,7 @@ from fedgraft.alignment.settings import AlignSettings
 from fedgraft.data.tasks import Tasks, at_task
 from fedgraft.evaluation import Evaluated, Objective, evaluate_rows
 from fedgraft.metrics import Sums
+from fedgraft.models.unfreeze_settings import UnfreezeSettings
 from fedgraft.wire.records import Arrays
 from fedgraft.workspace import Workspace
 
@@ -45,11 +46,11 @@ class CentralTest:
         workspace: Workspace,
         objective: Objective,
         threads: int,
-        local_norm: bool = False,
+        unfreeze: UnfreezeSettings | None = None,
         alignment: CentralAlignment | None = None,
     ) -> None:
         self._alignment = alignment
-        self._workspace, self._local_norm = workspace, local_norm
+        self._workspace, self._unfreeze = workspace, unfreeze
         self._whole = workspace.federation
         self._objective = objective
         self._threads = threads
@@ -90,7 +91,7 @@ class CentralTest:
         if cut is None:
             inputs = self.features
         else:
-            unfrozen = self._workspace.unfrozen(cut, self._local_norm)
+            unfrozen = self._workspace.unfrozen(cut, self._unfreeze)
             inputs, objective = unfrozen.activations, replace(objective, blocks=unfrozen.blocks)
         targets, rows = federation.samples.targets, federation.test
         return evaluate_rows(inputs, targets, rows, head, objective, self._threads, with_confidence=with_confidence)

@@ -25,6 +25,7 @@ from server.balance import balance, measured_line
 from server.lifelong import lifelong_summary, task_lines, write_tasks
 from server.round_record import RoundRecord
 from server.tracking import track
+from server.unfreezing import tuned, tuned_text
 
 if TYPE_CHECKING:
     from server.course import Course
@@ -97,6 +98,7 @@ def summary_of(course: Course) -> dict[str, Any]:
         "label_names": list(course.roster.label_names),
         **_attack(course),
         **({} if course.part.align is None else {"align": course.part.align.model_dump(mode="json")}),
+        **tuned(course, _head_round(course)),
         "weights_digest": adapter.weights_digest,
         "central": central,
         "validation": last.summarised("validation", task),
@@ -180,6 +182,7 @@ def summary_text(summary: dict[str, Any]) -> str:
         *_attack_rows(summary),
         *_align_rows(summary),
         ("bytes down / up", f"{summary['bytes_down']:,} / {summary['bytes_up']:,}"),
+        *([("bytes of updates", tuned_text(summary["tuned"]))] if "tuned" in summary else []),
         ("hosts", _hosts_text(summary["hosts"])),
         ("seconds", ", ".join(f"{name} {value:.2f}" for name, value in summary["seconds"].items())),
     ]

@@ -62,5 +62,5 @@ class PolicySettings(Settings):
     individual_clients: bool = False
     """Whether each client's own update may leave where this site speaks for several; otherwise only their sum."""
     backbone_training: bool = False
-    """Whether runs may train blocks of the backbone here (`unfreeze`); such updates say more of samples than a head's,
-    and the store keeps whole activations."""
+    """Whether runs may train blocks of the backbone here (`unfreeze`, by any method); such updates say more of samples
+    than a head's, and the store keeps whole activations."""

@@ -46,7 +46,7 @@ def unfrozen(
     weights: Mapping[str, NDArray[Any]] | None = None,
     progress: Progress | None = None,
     store: FeatureStore | None = None,
-    local_norm: bool = False,
+    unfreeze: UnfreezeSettings | None = None,
 ) -> Unfrozen:
     """Return the blocks past a cut and the activations of all samples there, found in the store or computed.
 
@@ -58,14 +58,14 @@ def unfrozen(
         weights: the backbone's weights where they came over the wire; by default those that the settings name.
         progress: told how many pictures are computed.
         store: by default this machine's own.
-        local_norm: whether the blocks' batch norm is each client's own.
+        unfreeze: what of the blocks is trained, and whose batch norm is; by default all, and everybody's.
 
     Raises:
         ModelError: the backbone has no such cut, or nothing to train past it.
         StoreError: the activations take more room than they may, or than there is.
     """
     loaded = cast("Backbone", load(backbone, weights))
-    blocks = loaded.blocks(cut, local_norm)
+    blocks = loaded.blocks(cut, unfreeze)
     shape = (samples.num_samples, *blocks.activation_shape)
     if samples.num_samples == 0:
         return Unfrozen(blocks, np.zeros(shape, dtype=settings.dtype))
@@ -105,12 +105,16 @@ def forecast(
     """
     loaded = load(backbone)
     for step in unfreeze.steps:
-        blocks = loaded.blocks(step.cut, unfreeze.local_norm)
+        blocks = loaded.blocks(step.cut, unfreeze)
         number = sum(value.size for value in blocks.pretrained.values())
         yield (
-            f"from round {step.round}: {number:,} parameters past '{step.cut}' are trained with the head; "
+            f"from round {step.round}: {blocks.what}{number:,} parameters past '{step.cut}' are trained with the head; "
             f"{4 * (number + num_head):,} bytes each way a shard and round"
         )
+        if unfreeze.method.name != "full":
+            times = (blocks.num_parameters + num_head) / (number + num_head)
+            full = f"{4 * (blocks.num_parameters + num_head):,} bytes, {times:,.1f} times as many"
+            yield f"full fine-tuning past '{step.cut}' would be {full}"
         yield _room((num_samples, *blocks.activation_shape), step.cut, settings)
 
 

@@ -14,7 +14,7 @@ from fedgraft.errors import ModelError, listed, nearest
 from fedgraft.models.blocks import Blocks
 from fedgraft.models.cuts import Architecture, Segment, pool, pool_stages, run_stages, split, stages_between
 from fedgraft.models.info import BackboneInfo
-from fedgraft.models.unfreeze_settings import INPUT
+from fedgraft.models.unfreeze_settings import INPUT, UnfreezeSettings
 from fedgraft.models.weights import state_arrays
 
 M = TypeVar("M", bound=nn.Module)
@@ -94,19 +94,19 @@ class Backbone(nn.Module):
         """
         return freeze(split(self.model, self._architecture, checked_cut(self.info.name, self.info.cuts, cut))[1])
 
-    def blocks(self, cut: str, local_norm: bool = False) -> Blocks:
+    def blocks(self, cut: str, unfreeze: UnfreezeSettings | None = None) -> Blocks:
         """Return what lies between a cut, or `input`, and the cut where the head sits, to be trained.
 
         Args:
             cut: where it begins.
-            local_norm: whether batch norm is each client's own.
+            unfreeze: what of it is trained, and whose batch norm is; by default all, and everybody's.
 
         Raises:
             ModelError: no such cut, or nothing lies between.
         """
         before = self.info.cuts[: self.info.cuts.index(self.info.cut)]
         start = checked_cut(self.info.name, (INPUT, *before), cut)
-        return Blocks(self.model, self._architecture, self.info, start, local_norm)
+        return Blocks(self.model, self._architecture, self.info, start, unfreeze)
 
     def state_arrays(self) -> dict[str, NDArray[Any]]:
         """Return a copy of all parameters and buffers under the model's own full names."""
@@ -135,7 +135,7 @@ class Identity(nn.Module):
 
     suffix = prefix
 
-    def blocks(self, cut: str, local_norm: bool = False) -> Blocks:
+    def blocks(self, cut: str, unfreeze: UnfreezeSettings | None = None) -> Blocks:
         """Refuse: there are none.
 
         Raises:

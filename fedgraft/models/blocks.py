@@ -1,5 +1,6 @@
 """What lies between a cut and the head: blocks of a backbone that are trained, as a function of named arrays.
 
+What is trained are the blocks' own parameters, or new ones that were put into them (`fedgraft.models.additions`).
 Arrays of blocks stand beside those of the head, as `backbone.<full name>`. Whatever speaks of named arrays (messages,
 sums, strategies, checkpoints) needs to know no more of them.
 """
@@ -18,9 +19,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fedgraft.errors import ModelError, listed
+from fedgraft.models.additions import Additions, add
 from fedgraft.models.cuts import Architecture, Segment, Stage, pool_stages, stages_between, tensors_between
 from fedgraft.models.info import FEATURES_SCHEMA, BackboneInfo, digest_of
-from fedgraft.models.unfreeze_settings import BLOCKS, INPUT
+from fedgraft.models.method_settings import BitFit, WithTargets
+from fedgraft.models.unfreeze_settings import BLOCKS, INPUT, UnfreezeSettings
 
 RUNNING = ("running_mean", "running_var")
 """What a batch norm calls its running statistics."""
@@ -36,20 +39,27 @@ class Blocks:
         architecture: how it is cut.
         info: what it is; `info.cut` is where the head sits.
         cut: where the blocks begin.
-        local_norm: whether batch norm is each client's own, and no part of what all share.
+        unfreeze: what of them is trained, and whose batch norm is; by default all, and everybody's.
 
     Attributes:
         cut: where the blocks begin.
         feature_dim: length of a feature vector.
         activation_shape: of one picture's activation at the cut.
-        pretrained: the blocks' parameters under `backbone.<full name>`, float32.
+        pretrained: the parameters that are trained, under `backbone.<full name>`, float32, such that the blocks are the
+            pretrained ones.
+        num_parameters: of the blocks themselves, all that full fine-tuning would train.
         norm: scales, shifts and running statistics of batch norm that is each client's own, likewise.
         running: which of `norm` are running statistics.
         bound_to: the running statistics of one client, which its training changes.
     """
 
     def __init__(
-        self, model: nn.Module, architecture: Architecture, info: BackboneInfo, cut: str, local_norm: bool = False
+        self,
+        model: nn.Module,
+        architecture: Architecture,
+        info: BackboneInfo,
+        cut: str,
+        unfreeze: UnfreezeSettings | None = None,
     ) -> None:
         self.cut, self.feature_dim, self._info = cut, info.feature_dim, info
         self._model = model
@@ -57,23 +67,35 @@ class Blocks:
         own_stages = stages_between(architecture, cut, info.cut)
         self._suffix = functools.partial(pool_stages, architecture, info.pooling, own_stages)
         self._idle: deque[nn.Module] = deque()
+        size = info.preprocessing.input_size
+        example = self.activations(torch.zeros(1, 3, size, size))
+        self.activation_shape = tuple(example.shape[1:])
         own = Segment(model, (), tensors_between(model, architecture, cut, info.cut))
-        state = {name: value.detach().numpy() for name, value in own.named_parameters()}
+        self.num_parameters = sum(value.numel() for value in own.parameters())
+        self._added: Additions | None = None
+        method = None if unfreeze is None else unfreeze.method
+        if isinstance(method, WithTargets):
+            where = f"past '{cut}' of {info.name}"
+            self._added = add(model, own, method, lambda whole: self._suffix(whole, _fast(example)), where)
+            self._model = self._added.model
+            state = self._added.start
+        else:
+            state = {name: value.detach().numpy() for name, value in own.named_parameters()}
+            if isinstance(method, BitFit):
+                state = {name: value for name, value in state.items() if name.endswith("bias")}
         self.pretrained: dict[str, NDArray[np.float32]] = {
             f"{BLOCKS}{name}": np.array(value, dtype=np.float32, order="C") for name, value in state.items()
         }
         self.norm: dict[str, NDArray[np.float32]] = {}
         self.bound_to: dict[str, Tensor] = {}
         self._normalising: tuple[str, ...] = ()
-        if local_norm:
+        if unfreeze is not None and unfreeze.local_norm:
             self._keep_norm_apart(own)
         self.running = frozenset(name for name in self.norm if name.endswith(RUNNING))
         if not self.pretrained:
             raise ModelError(f"between '{cut}' and '{info.cut}' of {info.name} there is nothing to train")
         self._places = {f"{BLOCKS}{name}": _place(architecture, name) for name in state}
         self._order = (INPUT, *info.cuts)
-        size = info.preprocessing.input_size
-        self.activation_shape = tuple(self.activations(torch.zeros(1, 3, size, size)).shape[1:])
 
     def _keep_norm_apart(self, own: nn.Module) -> None:
         """Take batch norm out of what all share."""
@@ -97,6 +119,17 @@ class Blocks:
     def trained(self) -> tuple[str, ...]:
         """Names of all arrays that are trained, those of the clients' own batch norm included."""
         return tuple(self._places)
+
+    def start(self, seed: int) -> dict[str, NDArray[np.float32]]:
+        """Return what a run starts from: `pretrained`, or of new parameters other values that change nothing either."""
+        if self._added is None:
+            return self.pretrained
+        return {f"{BLOCKS}{name}": value for name, value in self._added.drawn(seed).items()}
+
+    @property
+    def what(self) -> str:
+        """What is trained, in a few words: `lora in 8 modules`, or nothing where it is whole blocks."""
+        return "" if self._added is None else f"{self._added.method.name} in {len(self._added.targets)} modules, "
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -134,7 +167,7 @@ class Blocks:
                 a single sample has none.
         """
         given = {**parameters, **self.bound_to}
-        own = {f"model.{name.removeprefix(BLOCKS)}": value for name, value in given.items() if name.startswith(BLOCKS)}
+        own = {f"model.{self._full(name)}": value for name, value in given.items() if name.startswith(BLOCKS)}
         try:
             model = self._idle.pop()
         except IndexError:  # every thread has a copy of its own, since parameters are put into it for a moment
@@ -151,8 +184,13 @@ class Blocks:
                 model.get_submodule(name).training = False
             self._idle.append(model)
 
+    def _full(self, name: str) -> str:
+        """Return the name that an array has in the model."""
+        name = name.removeprefix(BLOCKS)
+        return name if self._added is None else self._added.names[name]
+
     def fill(self, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Put trained arrays into the model itself.
+        """Put trained arrays into the model itself: new parameters merged into its weights, adapters as modules.
 
         Raises:
             ModelError: they are not those of these blocks.
@@ -164,6 +202,9 @@ class Blocks:
                 f"the trained blocks don't fit {self._info.name} past '{self.cut}': {listed(wrong, 5)} "
                 "are missing, unexpected or of another shape"
             )
+        if self._added is not None:
+            self._added.settle({name.removeprefix(BLOCKS): value for name, value in arrays.items()})
+            return
         state = self._model.state_dict()
         with torch.no_grad():
             for name, value in arrays.items():

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 
+from fedgraft.models.method_settings import Full, MethodSettings, WithTargets
 from fedgraft.settings import Settings, setting_fault
 
 
@@ -28,8 +29,12 @@ class UnfreezeSettings(Settings):
     schedule: tuple[UnfreezeStep, ...] = ()
     """Gradual unfreezing (Howard and Ruder, ACL 2018, arXiv:1801.06146): `[{round: 10, cut: blocks.5}, ...]`, each cut
     before the last one; until the first round of it the head alone is trained."""
-    rate: NonNegativeFloat = 0.1
-    """What the learning rate is multiplied by for pretrained blocks; the head has the full one."""
+    method: MethodSettings = Full()
+    """What of the blocks is trained: `full`, all of it; `bitfit`, biases; or `lora`, `ia3` or `adapter`, few new
+    parameters in their place, so that little travels (parameter-efficient tuning)."""
+    rate: NonNegativeFloat | None = None
+    """What the learning rate is multiplied by for what is trained of the blocks; the head has the full one. null: 0.1
+    for pretrained parameters, 1 for new ones (`lora`, `ia3`, `adapter`)."""
     decay: Annotated[float, Field(gt=0, le=1)] = 1.0
     """What the rate is multiplied by with each block further from the head; Howard and Ruder take 1 / 2.6 = 0.385."""
     warmup_rounds: NonNegativeInt = 0
@@ -56,6 +61,26 @@ class UnfreezeSettings(Settings):
                     f"schedule[{number}].round", f"came {after.round} after {before.round}; expected later rounds"
                 )
         return self
+
+    @model_validator(mode="after")
+    def _what_goes_with_the_method(self) -> UnfreezeSettings:
+        if self.pull and self.adds:
+            text = f"came {self.pull:g} with method {self.method.name}, which leaves pretrained weights as they are"
+            raise setting_fault("pull", f"{text}; set it to 0, or take train.optimizer.weight_decay")
+        if self.local_norm and self.method.name != "full":
+            text = f"came local with method {self.method.name}, which leaves batch norm as it is"
+            raise setting_fault("batch_norm", f"{text}; set it to frozen, or take method full")
+        return self
+
+    @property
+    def adds(self) -> bool:
+        """Whether new parameters are trained, and all pretrained ones stay as they are."""
+        return isinstance(self.method, WithTargets)
+
+    @property
+    def block_rate(self) -> float:
+        """What the learning rate is multiplied by for what is trained of the blocks."""
+        return self.rate if self.rate is not None else 1.0 if self.adds else 0.1
 
     @property
     def steps(self) -> tuple[UnfreezeStep, ...]:

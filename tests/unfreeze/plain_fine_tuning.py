@@ -22,10 +22,12 @@ from scenarios.schema import Scenario
 State = dict[str, torch.Tensor]
 
 
-def write_weights(path: Path, name: str = "test_resnet") -> Path:
+def write_weights(path: Path, name: str = "test_resnet", **options: Any) -> Path:
     """Write random weights in which no branch is silent and no statistic is trivial."""
     generator = torch.Generator().manual_seed(4)
-    model = timm.create_model(name, pretrained=False)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(4)
+        model = timm.create_model(name, pretrained=False, **options)
     with torch.no_grad():
         for part_name, value in model.state_dict().items():
             if part_name.endswith("running_var"):
@@ -53,6 +55,7 @@ class PlainFineTuning:
         rate_of: what the learning rate of a parameter is multiplied by in a round, by its name; None: it is frozen.
         pull: of L2-SP.
         own_norm: the start of the names of what each client keeps of its own, where it is batch norm.
+        options: how timm makes the model.
     """
 
     def __init__(
@@ -62,13 +65,14 @@ class PlainFineTuning:
         rate_of: Callable[[str, int], float | None],
         pull: float = 0.0,
         own_norm: str | None = None,
+        **options: Any,
     ) -> None:
         self.own_norm, self.own = own_norm, dict[str, State]()
         self.scenario, self.rate_of, self.pull = scenario, rate_of, pull
         self.federation = build_federation(scenario.data, scenario.seed)
         labels = self.federation.samples.label_names
         self.model = timm.create_model(
-            scenario.backbone.name.partition(":")[2], pretrained=False, checkpoint_path=str(weights)
+            scenario.backbone.name.partition(":")[2], pretrained=False, checkpoint_path=str(weights), **options
         )
         self.model.reset_classifier(len(labels))
         torch.nn.init.zeros_(self.model.get_classifier().weight)

@@ -48,6 +48,32 @@ def refused(tmp_path: Path, **blocks: Any) -> str:
             {"unfreeze": {"schedule": [{"round": 1, "cut": "layer2"}, {"round": 2, "cut": "layer3"}]}},
             ["unfreeze.schedule[1].cut", "came 'layer3' after 'layer2'", "nearer to the input"],
         ),
+        (
+            {"unfreeze": {"cut": "layer2", "method": "dora"}},
+            ["came the name 'dora'", "full, bitfit, lora, ia3, adapter"],
+        ),
+        ({"unfreeze": {"cut": "layer2", "method": {"name": "lora", "rank": 0}}}, ["unfreeze.method.rank", "came 0"]),
+        (
+            {"unfreeze": {"cut": "layer2", "method": {"name": "lora", "targets": ["qkv"]}}},
+            ["unfreeze.method.targets came 'qkv'", "past 'layer2'", "lora can adapt: conv1, conv2"],
+        ),
+        (
+            {"unfreeze": {"cut": "layer2", "method": "lora", "pull": 0.1}},
+            ["unfreeze.pull", "came 0.1 with method lora", "weight_decay"],
+        ),
+        (
+            {"unfreeze": {"cut": "layer2", "method": "ia3", "batch_norm": "local"}},
+            ["unfreeze.batch_norm", "came local with method ia3", "frozen"],
+        ),
+        (
+            {
+                "unfreeze": {
+                    "schedule": [{"round": 1, "cut": "layer3"}, {"round": 2, "cut": "layer2"}],
+                    "method": {"name": "lora", "targets": ["layer3.*"]},
+                }
+            },
+            ["came 'layer3.*', of which there are none past 'layer3'"],
+        ),
         ({"unfreeze": {"cut": "layer2"}, "strategy": "ridge"}, ["strategy", "came ridge", "unfreeze: null"]),
         ({"unfreeze": {"cut": "layer2"}, "strategy": "ditto"}, ["strategy", "came ditto", "unfreeze: null"]),
         ({"unfreeze": {"cut": "layer2"}, "calibrate": "ccvr"}, ["calibrate", "came ccvr"]),
