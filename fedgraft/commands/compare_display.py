@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group, RenderableType
@@ -18,7 +18,7 @@ from fedgraft.progress import Event
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from scenarios.comparison.records import Comparison, PlannedRun
+    from scenarios.comparison.records import Comparison, Forecast, PlannedRun
     from scenarios.sweep.state import SweepState
 
 MOST_LINES = 8
@@ -56,6 +56,8 @@ class CompareDisplay:
                 self._say(line)
         elif event["kind"] == "calibrate":
             self._calibrate(event["done"], event["of"])
+        elif event["kind"] == "tries":
+            self._say(tries_line(event["costs"]))
         elif event["kind"] == "tune":
             self._tune(event["done"], event["of"])
         elif event["kind"] == "tuned":
@@ -227,19 +229,28 @@ def _mean(runs: list[PlannedRun], name: str) -> float | None:
     return statistics.mean(known) if known else None
 
 
+def tries_line(costs: Sequence[Forecast | None]) -> str:
+    """Return what tuning will cost, in a line."""
+    return f"tuning: {_counted(len(costs), 'short run')}: {_cost(costs)}"
+
+
 def plan_lines(found: Comparison) -> Iterator[str]:
     """Yield what the whole will cost, and which contenders could not be tried."""
-    from scenarios.sweep.costs import fitting_jobs
-
-    costs = [run.forecast for run in found.runs]
-    total = sum(cost.seconds or 0.0 for cost in costs if cost is not None)
-    sent = sum(cost.bytes or 0.0 for cost in costs if cost is not None)
-    jobs = fitting_jobs(costs, 1)
-    by = "one after another" if jobs == 1 else f"{jobs} side by side"
-    yield f"{_counted(len(found.runs), 'run')}, {by}: about {duration(total / jobs)}, {size(sent)} sent in all"
+    yield f"{_counted(len(found.runs), 'run')}: {_cost([run.forecast for run in found.runs])}"
     lacking = list(dict.fromkeys(run.contender for run in found.runs if run.forecast is None))
     for contender in lacking:
         yield f"[red]{escape(contender)} failed when it was tried[/]; its runs will most likely fail too"
+
+
+def _cost(costs: Sequence[Forecast | None]) -> str:
+    """Return what runs will cost, made as many side by side as is soonest."""
+    from scenarios.sweep.costs import fitting_jobs
+
+    total = sum(cost.seconds or 0.0 for cost in costs if cost is not None)
+    sent = sum(cost.bytes or 0.0 for cost in costs if cost is not None)
+    jobs = fitting_jobs(list(costs), 1)
+    by = "one after another" if jobs == 1 else f"{jobs} side by side"
+    return f"{by}, about {duration(total / jobs)}, {size(sent)} sent in all"
 
 
 def title_of(run: PlannedRun) -> str:

@@ -80,7 +80,12 @@ def placed(comparison: Comparison) -> Path:
 
 def _costs(comparison: Comparison, planned: Plan) -> list[Forecast | None]:
     """Return what all that is to be made will cost: the tries of searches, and the comparison's own runs."""
-    costs = [run.forecast for run in comparison.runs if run.state != "finished"]
+    return [run.forecast for run in comparison.runs if run.state != "finished"] + tuning_costs(comparison, planned)
+
+
+def tuning_costs(comparison: Comparison, planned: Plan) -> list[Forecast | None]:
+    """Return what each try of the searches that are still to be made will cost."""
+    costs: list[Forecast | None] = []
     if planned.settings.tune is not None:
         of = {(run.contender, condition_key(run.condition)): run.forecast for run in comparison.runs}
         for search in open_searches(planned.searches, comparison.tuning):

@@ -21,7 +21,7 @@ from scenarios.comparison.records import (
 )
 from scenarios.schema import Scenario
 from scenarios.sweep.bench import Message, Task
-from scenarios.sweep.benches import Benches, benches_for, check_runtime, placed
+from scenarios.sweep.benches import Benches, benches_for, check_runtime, placed, tuning_costs
 from scenarios.sweep.costs import forecasts
 from scenarios.sweep.options import Options
 from scenarios.sweep.place import SCENARIO_FILE, directory_of, known_comparison
@@ -46,7 +46,7 @@ def compare(
         scenario: a file, the name of a shipped scenario, or a `Scenario`; it has a `compare` block.
         overrides: `key.sub=value`, as `--set` takes them.
         options: how.
-        show: called with each event: `plan`, `calibrate`, `tune`, `jobs`, `run` and `note`.
+        show: called with each event: `plan`, `calibrate`, `tries`, `tune`, `tuned`, `jobs` and `run`.
 
     Returns:
         The comparison; runs that failed are in it. With `dry_run` and no directory it lies nowhere.
@@ -69,6 +69,9 @@ def compare(
         known = known_comparison(planned, directory) if options.resume else None
         comparison = _comparison(planned, known)
         comparison = _with_forecasts(comparison, planned, show)
+        tries = tuning_costs(comparison, planned)
+        if tries:
+            show({"kind": "tries", "costs": tries})
         if directory is None:
             return comparison
         write_text(directory / SCENARIO_FILE, to_yaml(planned.scenario))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ import yaml
 from small_scenarios import SMALL, changed
 
 import fedgraft
+from fedgraft.commands.compare_display import tries_line
 from fedgraft.errors import FedGraftError, ScenarioError, StoreError
 from scenarios.comparison.records import Comparison, Forecast, read_comparison
 from scenarios.sweep.bench import make_here
@@ -256,6 +258,22 @@ def test_costs_of_tries_by_hand(tmp_path: Path) -> None:
     costs = costs_of_tries(found.searches[0], found.settings.tune, Forecast(8.0, 400.0, 5.0))
     assert costs == [Forecast(4.0, 200.0, 5.0)] * 9 + [Forecast(8.0, 400.0, 5.0)] * 3
     assert costs_of_tries(found.searches[0], found.settings.tune, None) == [None] * 12
+
+
+def test_a_dry_run_says_what_tuning_will_cost(tmp_path: Path) -> None:
+    """9 settings for 2 of 4 rounds, and 3 for all, come to 7.5 runs of a contender."""
+    heard: list[Any] = []
+    path = write(tmp_path, TUNE, grid={"strategy": ["fedprox"]}, seeds=[1])
+    found = fedgraft.compare(
+        path, dry_run=True, on_event=lambda event: heard.extend(event["costs"] if event["kind"] == "tries" else [])
+    )
+    [run] = found.runs
+    assert run.forecast is not None
+    assert run.forecast.bytes is not None
+    assert len(heard) == 12
+    assert sum(cost.bytes for cost in heard) == pytest.approx(7.5 * run.forecast.bytes)
+    twelve_tries = tries_line([Forecast(30.0, 1000.0, 5.0)] * 12)
+    assert re.fullmatch(r"tuning: 12 short runs: (.*), about [36] min.*, 12.0 kB sent in all", twelve_tries)
 
 
 def test_without_optuna_it_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
