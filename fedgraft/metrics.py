@@ -11,7 +11,9 @@ Sums are named float64 arrays. Every task has `count` and `loss` (summed over sa
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -167,3 +169,10 @@ def over_clients(scores: NDArray[Any], counts: NDArray[Any], task: Task) -> dict
 
 PRIMARY: dict[Task, str] = {"classes": "accuracy", "labels": "accuracy", "real": "mean_squared_error"}
 """The metric that displays and summaries lead with."""
+
+
+def metric_rows(directory: Path) -> list[dict[str, Any]]:
+    """Return the rows of a run's `metrics.jsonl`, in the order in which they were written."""
+    text = (directory / "metrics.jsonl").read_text(encoding="utf-8")
+    whole = text[: text.rfind("\n") + 1]  # of a run that goes on, the last row may be half written
+    return [json.loads(line) for line in whole.splitlines()]

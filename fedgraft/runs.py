@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import NDArray
 
 from fedgraft.errors import StoreError
+from fedgraft.metrics import metric_rows
 
 if TYPE_CHECKING:
     from fedgraft.export import ExportReport
@@ -19,13 +20,6 @@ if TYPE_CHECKING:
     from fedgraft.trained import TrainedModel
     from fedgraft.unlearning import Contribution
     from scenarios.schema import Scenario
-
-
-def metric_rows(directory: Path) -> list[dict[str, Any]]:
-    """Return the rows of a run's `metrics.jsonl`, in the order in which they were written."""
-    text = (directory / "metrics.jsonl").read_text(encoding="utf-8")
-    whole = text[: text.rfind("\n") + 1]  # of a run that goes on, the last row may be half written
-    return [json.loads(line) for line in whole.splitlines()]
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -25,7 +24,7 @@ from numpy.typing import NDArray
 
 from fedgraft.data.tasks import Tasks, resolve_tasks
 from fedgraft.files import write_text
-from fedgraft.metrics import Sums
+from fedgraft.metrics import Sums, metric_rows
 from fedgraft.progress import report
 
 if TYPE_CHECKING:
@@ -115,7 +114,7 @@ def lifelong_summary(course: Course) -> dict[str, Any]:
     curriculum = course.adapter.curriculum
     if curriculum is None:
         return {}
-    rows = [json.loads(line) for line in (course.directory.path / "metrics.jsonl").read_text().splitlines()]
+    rows = metric_rows(course.directory.path)
     found = {row["task"]: row for row in rows if row["group"] == "tasks"}
     numbers = range(1, len(curriculum.tasks) + 1)
     names = course.roster.label_names

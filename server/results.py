@@ -12,10 +12,9 @@ import numpy as np
 from fedgraft.errors import listed
 from fedgraft.files import write_text
 from fedgraft.memory import peak_bytes
-from fedgraft.metrics import PRIMARY, summarise
+from fedgraft.metrics import PRIMARY, metric_rows, summarise
 from fedgraft.models.losses import Task
 from fedgraft.progress import report
-from fedgraft.runs import metric_rows
 from fedgraft.tensor_files import save_tensors
 from fedgraft.wire.protocol import SCHEMA
 from fedgraft.workspace import open_workspace

@@ -18,8 +18,8 @@ from typing import Any
 
 from fedgraft.errors import FedGraftError
 from fedgraft.features.locks import locked
+from fedgraft.metrics import metric_rows
 from fedgraft.progress import report
-from fedgraft.runs import metric_rows
 
 FOLDER = "tensorboard"
 STORE = "mlruns"

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedgraft.metrics import Sums
+from fedgraft.metrics import Sums, metric_rows
 from fedgraft.models.losses import Task
-from fedgraft.runs import metric_rows
 from server.round_record import RoundRecord
 
 if TYPE_CHECKING:
