@@ -27,6 +27,8 @@ from fedgraft.wire.requests import (
     BackboneRequest,
     ClassSumsReply,
     ClassSumsRequest,
+    ClustersReply,
+    ClustersRequest,
     CrossValidateReply,
     CrossValidateRequest,
     Description,
@@ -134,6 +136,10 @@ class Host:
     def moments(self, request: MomentsRequest, groups: Groups) -> tuple[MomentsReply, Groups]:
         """Return moments of the training samples of the clients that the request names, without their labels."""
         return self._queries.moments(request, groups)
+
+    def clusters(self, request: ClustersRequest, groups: Groups) -> tuple[ClustersReply, Groups]:
+        """Return sums over the training samples that are nearest to each of the centres that came."""
+        return self._queries.clusters(request, groups)
 
     def statistics(self, request: StatisticsRequest, groups: Groups) -> tuple[StatisticsReply, Groups]:
         """Return sums over the training samples of the clients that the request names."""

@@ -22,7 +22,9 @@ from fedgraft.submission import RunFacts, Submission
 
 if TYPE_CHECKING:
     from flwr.serverapp import ServerApp
+    from numpy.typing import NDArray
 
+    from fedgraft.clustering.records import Clustering
     from fedgraft.ranking.candidates import Named
     from fedgraft.ranking.records import Ranking
     from fedgraft.simulation.ray_session import RaySession
@@ -208,6 +210,50 @@ def rank(
     resolved = resolve(scenario, overrides, runtime)
     with listening(on_event) if on_event else contextlib.nullcontext():
         return conduct(resolved, options)
+
+
+def cluster(
+    scenario: str | Path | Scenario,
+    overrides: Sequence[str] = (),
+    *,
+    clusters: int,
+    components: int | None = None,
+    starts: int = 8,
+    steps: int = 300,
+    labelled: int = 0,
+    first: NDArray[Any] | None = None,
+    runtime: str | None = None,
+    out: str | Path | None = None,
+    on_event: Callable[[Event], None] | None = None,
+    verbose: bool = False,
+) -> Clustering:
+    """Find clusters in clients' features without labels, and the principal axes, from sums.
+
+    Args:
+        scenario: a file, the name of a shipped scenario, or a `Scenario`.
+        overrides: `key.sub=value`, as `--set` takes them; not with a `Scenario`.
+        clusters: how many.
+        components: principal axes onto which features are projected first; default: they stay as they are.
+        starts: how many draws of first centres are tried.
+        steps: at most.
+        labelled: how many samples of each class and client say which classes clusters are.
+        first: `(num_starts, clusters, num_features)` first centres, in place of drawn ones.
+        runtime: `inline` or `ray`, instead of the scenario's.
+        out: where the files are written; default: a new folder below `clusterings/`.
+        on_event: called with each progress event.
+        verbose: let Flower and Ray log to the terminal.
+
+    Raises:
+        FedGraftError: anything that the user can mend; the text says what to do.
+    """
+    from fedgraft.clustering.conduct import Options
+    from fedgraft.clustering.conduct import cluster as conduct
+    from server.clusters import Wanted
+
+    wanted = Wanted(clusters, components, starts, steps, labelled, first)
+    resolved = resolve(scenario, overrides, runtime)
+    with listening(on_event) if on_event else contextlib.nullcontext():
+        return conduct(resolved, Options(wanted, Path(out) if out is not None else None, verbose))
 
 
 def scenario_name(scenario: str | Path | Scenario) -> str:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from fedgraft import __version__
-from fedgraft.commands import compare, deployed, lists, rank, report, run, trained
+from fedgraft.commands import cluster, compare, deployed, lists, rank, report, run, trained
 from fedgraft.commands.cache import cache
 from fedgraft.commands.provision import provision
 from fedgraft.commands.rehearse import rehearse
@@ -54,6 +54,7 @@ app.command()(run.run)
 app.command()(run.check)
 app.command()(compare.compare)
 app.command()(rank.rank)
+app.command()(cluster.cluster)
 app.command("list")(lists.list_names)
 app.command()(provision)
 for command in (trained.predict, trained.export, trained.contribution, trained.unlearn):

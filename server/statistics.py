@@ -19,10 +19,12 @@ from fedgraft.closed_form import Moments, check_lambda, moment_shapes
 from fedgraft.errors import WireError
 from fedgraft.recipes import Recipe
 from fedgraft.settings import Settings
+from fedgraft.wire.clusters import check_clusters_size
 from fedgraft.wire.mixtures import Covariance
 from fedgraft.wire.records import array_record, expect, pack
 from fedgraft.wire.requests import (
     ClassSumsRequest,
+    ClustersRequest,
     CrossValidateRequest,
     LeaveOutRequest,
     MixturesRequest,
@@ -80,6 +82,34 @@ class Questions:
             for call in calls
         ]
         return self._messages("moments", calls, requests)
+
+    def clusters(
+        self, calls: Sequence[Call], clusters: Mapping[str, NDArray[Any]], describe: bool = False, labelled: int = 0
+    ) -> list[Message]:
+        """Return the messages that ask for sums over the samples nearest to each of some centres.
+
+        Args:
+            calls: whom to ask.
+            clusters: `centres`, `mean` and perhaps `axes`, float64.
+            describe: whether to say more of them; see `fedgraft.wire.clusters`.
+            labelled: how many samples of each class and client say which classes clusters are.
+
+        Raises:
+            WireError: the sums would be too large.
+        """
+        check_clusters_size(*np.shape(clusters["centres"]))
+        requests = [
+            ClustersRequest(
+                run_id=self.run_id,
+                weights_digest=self.weights_digest,
+                shard=call.shard,
+                task_number=self.task_number,
+                describe=describe,
+                labelled=labelled,
+            )
+            for call in calls
+        ]
+        return self._messages("clusters", calls, requests, {"clusters": array_record(clusters)})
 
     def statistics(
         self, calls: Sequence[Call], second_moment: SecondMoment, radial_moments: bool = False

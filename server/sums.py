@@ -21,6 +21,7 @@ from fedgraft.models.losses import Task
 from fedgraft.wire.records import Arrays, expect, unpack
 from fedgraft.wire.requests import (
     ClassSumsReply,
+    ClustersReply,
     CrossValidateReply,
     LeaveOutReply,
     MixturesReply,
@@ -30,7 +31,9 @@ from fedgraft.wire.requests import (
 from fedgraft.wire.statistics import SUMS_TOLERANCE, SecondMoment, class_rows_shapes, statistics_shapes
 from server.roster import Call, Roster
 
-SumsReply = MomentsReply | StatisticsReply | ClassSumsReply | MixturesReply | CrossValidateReply | LeaveOutReply
+SumsReply = (
+    MomentsReply | StatisticsReply | ClassSumsReply | ClustersReply | MixturesReply | CrossValidateReply | LeaveOutReply
+)
 """Bodies that say of how many clients and samples a reply is."""
 
 

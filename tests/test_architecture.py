@@ -24,6 +24,7 @@ WAY_IN = {
     "__main__",
     "api",
     "cli",
+    "clustering",
     "commands",
     "deployed_runs",
     "display",

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
+
+from clients.clusters import Nearest, cluster_sums, described
 from clients.cross_validation import CrossValidation
 from clients.leave_out import HeadsWithout
 from clients.members import Groups, Members, joined
@@ -11,9 +14,12 @@ from fedgraft.alignment.moments import check_moments_size, moment_sums
 from fedgraft.errors import WireError, listed
 from fedgraft.recipes import PARAMETERS, Recipe
 from fedgraft.threads import numpy_threads
+from fedgraft.wire.clusters import check_clusters_size
 from fedgraft.wire.requests import (
     ClassSumsReply,
     ClassSumsRequest,
+    ClustersReply,
+    ClustersRequest,
     CrossValidateReply,
     CrossValidateRequest,
     LeaveOutReply,
@@ -53,6 +59,37 @@ class Queries:
             sums = moment_sums(features, rows, request.moment)
         body = MomentsReply(shard=request.shard, num_clients=len(index), num_samples=len(rows))
         return body, {"sums": {**sums}}
+
+    def clusters(self, request: ClustersRequest, groups: Groups) -> tuple[ClustersReply, Groups]:
+        """Return sums over the training samples that are nearest to each of the centres that came.
+
+        Raises:
+            WireError: the centres do not fit the features, or several starts are to be described.
+        """
+        members = self._members
+        features, index = members.raw(request.weights_digest), members.index(groups)
+        nearest = Nearest(features, groups.get("clusters", {}))
+        check_clusters_size(*nearest.centres.shape)
+        if request.describe and (nearest.centres.shape[0] > 1 or nearest.centres.shape[1] < 2):
+            raise WireError(f"centres of shape {nearest.centres.shape} can't be described; expected one start of two")
+        federation = members.workspace.federation
+        rows, _ = joined(federation.train, members.clients[index])
+        has_classes = members.objective.task == "classes"
+        with numpy_threads(members.threads):
+            sums = cluster_sums(nearest, rows)
+            if request.describe:
+                sums |= described(
+                    nearest,
+                    members.training_rows(index),
+                    joined(federation.validation, members.clients[index])[0],
+                    federation.samples.targets.astype(np.int64) if has_classes else None,
+                    members.objective.num_outputs if has_classes else 0,
+                    members.keys[index],
+                    members.part.seed,
+                    request.labelled,
+                )
+        body = ClustersReply(shard=request.shard, num_clients=len(index), num_samples=len(rows))
+        return body, {"sums": sums}
 
     def statistics(self, request: StatisticsRequest, groups: Groups) -> tuple[StatisticsReply, Groups]:
         """Return sums over the training samples of the clients that the request names."""

@@ -7,6 +7,7 @@
 | `train` | TrainRequest | TrainReply | `head`, `clients`, `extra` | sums or `stack`; `metrics`; `personal`; `clients` |
 | `evaluate` | EvaluateRequest | EvaluateReply | `head`, `clients`, `extra` | `metrics`, `personal`, `clients` |
 | `query.moments` | MomentsRequest | MomentsReply | `clients` | `sums` |
+| `query.clusters` | ClustersRequest | ClustersReply | `clients`, `clusters` | `sums` |
 | `query.statistics` | StatisticsRequest | StatisticsReply | `clients` | `sums` |
 | `query.class_sums` | ClassSumsRequest | ClassSumsReply | `clients` | `rows` |
 | `query.mixtures` | MixturesRequest | MixturesReply | `clients` | `rows` |
@@ -189,6 +190,34 @@ class MomentsReply(Settings):
     """How many clients and training samples are in the sums.
 
     Arrays, group `sums`, float64: names and shapes as `fedgraft.alignment.moments.moments_shapes` says.
+    """
+
+    shard: NonNegativeInt
+    num_clients: NonNegativeInt
+    num_samples: NonNegativeInt
+
+
+class ClustersRequest(ClientsRequest):
+    """Sends the centres of clusters; each training sample goes to the nearest, and sums by cluster come back.
+
+    Arrays: `clients.index`; group `clusters`, float64: `centres` `(num_starts, num_clusters, d)`, several of which are
+    tried at once, `mean` `(D,)`, which is taken off the features, and perhaps `axes` `(d, D)`, onto which they are
+    projected then.
+    """
+
+    run_id: str
+    weights_digest: str
+    shard: NonNegativeInt
+    describe: bool = False
+    """Whether sizes by client come too, and where samples have classes, counts by class and cluster; of one start."""
+    labelled: NonNegativeInt = 0
+    """How many samples of each class each client lets say which classes its clusters are; with `describe`."""
+
+
+class ClustersReply(Settings):
+    """How many clients and training samples the sums are of.
+
+    Arrays, group `sums`: names, shapes and types as `fedgraft.wire.clusters` says.
     """
 
     shard: NonNegativeInt
