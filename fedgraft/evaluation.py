@@ -42,13 +42,16 @@ class Objective:
     task: Task
     num_outputs: int
     blocks: Blocks | None = None
+    offset: tuple[float, ...] | None = None
+    """What is added to the outputs: logarithms of how much more frequent classes are than in training."""
 
     def outputs(
         self, parameters: Mapping[str, torch.Tensor], inputs: torch.Tensor, training: bool = False
     ) -> torch.Tensor:
         """Return outputs `(num_samples, num_outputs)` of features, or of activations where there are blocks."""
         features = inputs if self.blocks is None else self.blocks.features(parameters, inputs, training)
-        return forward(self.head, parameters, features)
+        outputs = forward(self.head, parameters, features)
+        return outputs if self.offset is None else outputs + outputs.new_tensor(self.offset)
 
     @property
     def rows_a_chunk(self) -> int:

@@ -49,6 +49,18 @@ def metric_shapes(task: Task, num_outputs: int, with_confidence: bool = False) -
     return shapes | dict.fromkeys(_PER_OUTPUT[task], (num_outputs,))
 
 
+def answer_counts(sums: Mapping[str, NDArray[Any]]) -> NDArray[np.int64]:
+    """Return how often each class was answered, `(C,)`, of sums with a confusion matrix.
+
+    Raises:
+        ValueError: they have none, since there are too many classes.
+    """
+    if "confusion" not in sums:
+        raise ValueError(f"there is no confusion matrix of more than {LARGEST_CONFUSION} classes")
+    counts: NDArray[np.int64] = np.asarray(sums["confusion"]).sum(axis=0).astype(np.int64)
+    return counts
+
+
 def sample_scores(outputs: NDArray[Any], targets: NDArray[Any], task: Task) -> NDArray[np.float64]:
     """Return each sample's score, `(num_samples,)`: right or not, share of right labels, or squared error."""
     scores: NDArray[np.float64]

@@ -422,10 +422,10 @@ class PackedStrategy(FlwrStrategy):
         """
         return self.evaluate_now(server_round, arrays) if server_round >= self.server.rounds or self.stopped else []
 
-    def evaluate_now(self, server_round: int, arrays: ArrayRecord) -> list[Message]:
-        """Return messages that have all clients evaluate a head, and their own."""
+    def evaluate_now(self, server_round: int, arrays: ArrayRecord, own: Request | None = None) -> list[Message]:
+        """Return messages that have all clients evaluate a head, and their own, which are the strategy's by default."""
         self._calls = self.roster.calls(np.arange(len(self.roster.names)))
-        own = self._personal
+        own = own or self._personal
         versions = [int(self.versions[self.roster.of(call)].max()) for call in self._calls]
         return self._messages(server_round).evaluate(own, arrays, self._calls, versions)
 

@@ -27,6 +27,7 @@ from server.course import Course
 from server.evaluation import CentralAlignment, CentralTest
 from server.exchange import HostError
 from server.flower_strategy import UnpackedStrategy
+from server.label_shift import check_label_shift
 from server.roster import Roster, call_the_roll, call_the_sites
 from server.run_directory import RunDirectory, new_directory
 from server.settings import ServerPart
@@ -89,6 +90,7 @@ def begin(
         alignment = asked.of_run(part.align, directory.path)
     loss = resolve_loss(part.loss, roster.task, roster.label_names)
     objective = Objective(part.head, loss, roster.task, len(roster.label_names))
+    check_label_shift(part, objective)
     adapter = PackedStrategy(
         _strategy(part.strategy),
         roster,

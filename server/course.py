@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from flwr.serverapp import Grid
@@ -46,6 +47,8 @@ class Course:
     head_round: int | None = None
     """The round that the head came out of, where that is not the last one."""
     pictures: bool = True
+    label_shift: dict[str, Any] = field(default_factory=dict)
+    """What the last head reaches with other label priors."""
 
 
 def save(course: Course) -> None:

@@ -69,9 +69,15 @@ class CentralTest:
         """Features of all samples, aligned where the scenario aligns them; then only the test part's rows are there."""
         return self._workspace.features if self._alignment is None else self._alignment.of(self._workspace)
 
-    def evaluate(self, head: Arrays, cut: str | None = None) -> Sums:
-        """Return metric sums of a head over the test part; with a cut, of the blocks past it and the head."""
-        return self._evaluated(head, cut, with_confidence=True).sums
+    def evaluate(self, head: Arrays, cut: str | None = None, offset: tuple[float, ...] | None = None) -> Sums:
+        """Return metric sums of a head over the test part.
+
+        Args:
+            head: its arrays.
+            cut: with the blocks past it.
+            offset: what is added to its outputs.
+        """
+        return self._evaluated(head, cut, with_confidence=True, offset=offset).sums
 
     def by_group(self, head: Arrays, cut: str | None = None) -> dict[str, tuple[int, float]]:
         """Return the samples of each group of the test part, and the sum of their scores; empty without groups.
@@ -86,8 +92,14 @@ class CentralTest:
         counts, sums = np.bincount(places), np.bincount(places, scores)
         return {str(name): (int(count), float(total)) for name, count, total in zip(names, counts, sums, strict=True)}
 
-    def _evaluated(self, head: Arrays, cut: str | None, with_confidence: bool = False) -> Evaluated:
-        federation, objective = self._workspace.federation, self._objective
+    def _evaluated(
+        self,
+        head: Arrays,
+        cut: str | None,
+        with_confidence: bool = False,
+        offset: tuple[float, ...] | None = None,
+    ) -> Evaluated:
+        federation, objective = self._workspace.federation, replace(self._objective, offset=offset)
         if cut is None:
             inputs = self.features
         else:

@@ -103,6 +103,7 @@ def summary_of(course: Course) -> dict[str, Any]:
         "validation": last.summarised("validation", task),
         **({"personal": personal} if personal else {}),
         **_groups(groups, task),
+        **({"label_shift": course.label_shift} if course.label_shift else {}),
         **lifelong,
         "advice": [asdict(found) for found in advice(facts_of(course, groups, lifelong.get("tasks")))],
         "bytes_down": counters.bytes_down,
@@ -176,6 +177,7 @@ def summary_text(summary: dict[str, Any]) -> str:
     rows += [(f"{title}, {label}", f"{value:.4f}") for label, value in headlines(summary)]
     rows += [
         *_group_rows(summary),
+        *_label_shift_rows(summary),
         ("rounds", f"{summary['rounds']}{_stopped(summary)}"),
         ("clients", f"{summary['num_clients']} ({summary['num_train']:,} training samples)"),
         *_attack_rows(summary),
@@ -199,6 +201,17 @@ def _group_rows(summary: dict[str, Any]) -> list[tuple[str, str]]:
         (f"{metric.replace('_', ' ')}, group {name}", f"{of[metric]:.4f} ({of['num_samples']:,} samples)")
         for name, of in groups.items()
     ]
+
+
+def _label_shift_rows(summary: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return what the head reaches with label priors as its answers tell them."""
+    found = summary.get("label_shift", {})
+    rows = [
+        (f"accuracy, {label}, label priors corrected", f"{found[group]['accuracy']:.4f}")
+        for group, label in (("central", "central test"), ("validation", "clients' validation parts"))
+        if found.get(group)
+    ]
+    return [*rows, ("label priors", "not corrected: see the note")] if "refused" in found else rows
 
 
 def _stopped(summary: dict[str, Any]) -> str:

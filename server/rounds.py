@@ -22,6 +22,7 @@ from server.beginning import begin, open_directory
 from server.contribution import write_contributions
 from server.course import Course, go_back, save
 from server.exchange import StateLostError
+from server.label_shift import correct
 from server.lifelong import curriculum_of, take_task, write_task_row
 from server.results import write_results
 from server.round_record import RoundRecord
@@ -230,4 +231,5 @@ def _end(course: Course) -> None:
     elif adapter.record is not None:  # its metrics stand there; its scores by client only of those that were asked then
         _write_clients(course, adapter.record, number + 1)
     write_task_row(course)
+    course.label_shift = correct(course)
     write_results(course)

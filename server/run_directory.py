@@ -13,6 +13,7 @@
 | `summary.json`, `summary.txt` | what came out; `summary.json` is written last and marks a finished run |
 | `accuracy.png`, `partition.png` | pictures |
 | `tasks.csv` | where classes arrive task by task: accuracy on each task after each |
+| `label_shift.csv` | if asked for: each client's score with its own label priors |
 | `contribution.csv`, `heads-without.safetensors` | of closed forms, if asked for: what each client changed |
 | `events.jsonl` | what the command line shows while the run goes on |
 """

@@ -86,6 +86,16 @@ class ServerSettings(Settings):
             raise ScenarioError(scenario, [Fault("server.clients_per_round", text)])
 
 
+class LabelShiftSettings(Settings):
+    """Correction of the last head for other label priors (BBSE; Lipton et al., 2018, arXiv:1802.03916)."""
+
+    penalty: Annotated[float, Field(ge=0)] = 0.0
+    """Above 0, weights of classes are pulled towards 1, for confusion matrices that hardly tell classes apart (RLLS;
+    Azizzadenesheli et al., 2019, arXiv:1903.09734); try 0.01."""
+    largest_condition: Annotated[float, Field(ge=1)] = 100.0
+    """Condition number of the confusion matrix above which nothing is corrected without a penalty."""
+
+
 class EvaluationSettings(Settings):
     """What is evaluated, and how often."""
 
@@ -95,6 +105,9 @@ class EvaluationSettings(Settings):
     """Evaluate on the central test part, where the data have one."""
     per_client: bool = True
     """Keep metrics of each client (client_metrics.csv), not only their sums."""
+    label_shift: LabelShiftSettings | None = None
+    """Evaluate the last head also with each client's label priors, and the test part's, as its answers tell them; `{}`
+    for the defaults, null: not."""
     contribution: bool = False
     """With a closed form: keep the head without each client, and what its samples changed on the central test part."""
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from clients.halves import HALVES, kind_of
+from clients.label_shift import LABEL_SHIFT, corrected
 from clients.members import Asked, Groups, Members, joined
 from clients.norm import STATE as NORM
 from clients.norm import evaluate_own, local_norm
@@ -64,6 +65,9 @@ class EvaluateAnswers:
         half, members = request.personal, self._members
         if half is None:
             return {}, {}
+        if half.name == LABEL_SHIFT:
+            with torch_threads(members.threads):
+                return corrected(members, asked, groups.get("extra", {}), half.parameters)
         kind, cohort = kind_of(half), PersonalCohort(members, asked, with_confidence=True)
         if kind.personal == "none":
             raise WireError(
