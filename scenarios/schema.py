@@ -158,6 +158,9 @@ class Scenario(Settings):
             raise setting_fault("data.tasks", f"{text}; set it to null")
         if self.strategy.most_rounds == 0:
             raise setting_fault("data.tasks", f"came with strategy {self.strategy.title}, which learns nothing")
+        if self.strategy.most_rounds == 1 and self.availability is not None:
+            text = f"came with data.tasks and {self.strategy.title}, which has one round a task and may not miss it"
+            raise setting_fault("availability", f"{text}; set it to null")
         if self.strategy.keeps_state or _has_own_heads(self.strategy):
             text = (
                 f"came {self.strategy.title}, whose clients keep what belongs to their samples, and data.tasks changes"
@@ -165,7 +168,7 @@ class Scenario(Settings):
             raise setting_fault("strategy", f"{text} these; take fedavg or another one that keeps nothing at clients")
         clashes = {
             "server.patience": (self.server.patience, "the loss rises when new classes come; set it to null"),
-            "align": (self.align, "its moments would be those of classes that have not come yet; set it to null"),
+            "unfreeze": (self.unfreeze, "what is learned task after task here is a head; set one of the two to null"),
             "calibrate": (self.calibrate, "it would ask for samples of all tasks at the end; set it to null"),
             "evaluation.contribution": (
                 self.evaluation.contribution or None,
@@ -175,8 +178,6 @@ class Scenario(Settings):
         for key, (value, why) in clashes.items():
             if value is not None:
                 raise setting_fault(key, f"came with data.tasks, but {why}")
-        if self.unfreeze is not None and self.unfreeze.local_norm:
-            raise setting_fault("unfreeze.batch_norm", "came local with data.tasks; set it to frozen")
         return self
 
     @model_validator(mode="after")

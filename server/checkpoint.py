@@ -141,6 +141,8 @@ def _read(path: Path) -> Checkpoint | None:
     groups: dict[str, dict[str, NDArray[Any]]] = {name: {} for name in ("head", "state", "clients", "best", "past")}
     for name, value in arrays.items():
         group, _, rest = name.partition("/")
+        if group not in groups:
+            raise StoreError(f"checkpoint {path} holds {name}, which this release does not know; start a new run")
         groups[group][rest] = value
     versions = groups["clients"].get("version", np.zeros(0, dtype=np.int64))
     counters = Counters(**facts["counters"])

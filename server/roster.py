@@ -170,8 +170,10 @@ def call_the_sites(grid: Grid, run_id: str, sites: Sites, num_shards: int, count
             what = f"the description of {sites.named([node])}"
             description, groups = unpack(found[place].content, Description, what)
             _check_release(description)
-            tables[node] = _client_table(sites.named([node]), groups.get("clients"))
-            descriptions[node] = description
+            table = _client_table(sites.named([node]), groups.get("clients"))
+            if table[3].shape[1]:
+                raise WireError("it counts samples by task, and runs at sites have no tasks")
+            descriptions[node], tables[node] = description, table
         except WireError as error:
             faults[node] = str(error)
             report("note", text=f"{sites.named([node])} takes no part: {error}")

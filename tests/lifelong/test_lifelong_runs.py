@@ -223,7 +223,18 @@ CLASHES = {
     "personal ridge": ({"strategy": "personal-ridge"}, "strategy: came personal-ridge"),
     "zero shot": ({"strategy": "zero-shot"}, "data.tasks: came with strategy zero-shot, which learns nothing"),
     "patience": ({"server.patience": 2}, "server.patience: came with data.tasks, but the loss rises when new classes"),
-    "alignment": ({"align": "standardise"}, "align: came with data.tasks, but its moments would be those of classes"),
+    "alignment": (
+        {"align": "standardise"},
+        "align: came standardise beside data.tasks, but its moments hold classes that",
+    ),
+    "blocks": (
+        {"unfreeze": {"cut": "x"}, "backbone": "timm:test_resnet"},
+        "unfreeze: came with data.tasks, but what is",
+    ),
+    "rounds that are missed": (
+        {"strategy": "ridge", "availability": {"dropout": 0.5}},
+        "availability: came with data.tasks and ridge, which has one round a task and may not miss it",
+    ),
     "calibration": ({"calibrate": "ccvr"}, "calibrate: came with data.tasks"),
     "contribution": (
         {"strategy": "ridge", "evaluation.contribution": True},
