@@ -59,11 +59,17 @@ class Ground:
         roster = self.questions.roster
         clients = np.arange(len(roster.names))
         moment: MomentKind = "diagonal"
+        sites = self.sites
         if isinstance(settings, Coral):
             moment = settings.covariance
             if settings.reference is not None:
                 clients = self._reference(settings.reference, roster)
-        sums = self._moments(roster.calls(clients), moment)
+        calls = roster.calls(clients)
+        if sites is not None and len(clients) < len(roster.names):
+            sites = sites.all_of(
+                {call.node for call in calls}, "align.reference"
+            )  # without one it is another reference
+        sums = self._moments(calls, moment, sites)
         arrays = ground(settings, moments_of(sums))
         still = int((moments_of(sums).variance == 0).sum())
         if still:
@@ -86,15 +92,15 @@ class Ground:
             raise ScenarioError(self.scenario, [Fault("align.reference", text)])
         return positions
 
-    def _moments(self, calls: list[Call], moment: MomentKind) -> Sums:
+    def _moments(self, calls: list[Call], moment: MomentKind, sites: Sites | None) -> Sums:
         """Return the sum of the clients' moments: of all in a simulation, of enough sites between institutions."""
         questions = self.questions
         messages = questions.moments(calls, moment)
-        if self.sites is None:
+        if sites is None:
             replies = exchange(self.grid, messages, self.counters, "moments", self.timeout_seconds)
             return combine_moments(calls, replies, questions.roster, questions.feature_dim, moment)
-        found = ask_sites(self.grid, self.sites, messages, self.counters, "moments")
-        return self._of_sites(self.sites, calls, messages, found, moment)
+        found = ask_sites(self.grid, sites, messages, self.counters, "moments")
+        return self._of_sites(sites, calls, messages, found, moment)
 
     def _of_sites(
         self,

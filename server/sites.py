@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from flwr.app import Message
 from flwr.serverapp import Grid
@@ -41,6 +41,7 @@ class Sites:
         timeout_seconds: how long an exchange waits for a site that is there and does not answer.
         resend_seconds: after how long without an answer a message is sent again, in case it was lost.
         absent_seconds: how long a site that can't be reached is waited for once enough others are there.
+        rule: the setting that says how many suffice, for texts.
         names: the sites that have been seen, by Flower's node id.
     """
 
@@ -49,6 +50,7 @@ class Sites:
     timeout_seconds: float
     resend_seconds: float
     absent_seconds: float = 90.0
+    rule: str = "server.quorum"
     names: dict[int, str] = field(default_factory=dict)
 
     def look(self, grid: Grid) -> set[int]:
@@ -60,6 +62,16 @@ class Sites:
     def named(self, nodes: Sequence[int] | set[int]) -> str:
         """Return sites by name."""
         return listed(sorted(self.names.get(node, f"node {node}") for node in nodes))
+
+    def all_of(self, nodes: set[int], rule: str) -> Sites:
+        """Return some of the sites, none of which may be missing.
+
+        Args:
+            nodes: theirs.
+            rule: the setting that names them.
+        """
+        expected = tuple(self.names.get(node, f"node {node}") for node in sorted(nodes))
+        return replace(self, expected=expected, quorum=len(nodes), rule=rule)
 
     def wait(self, grid: Grid) -> list[int]:
         """Return the nodes of the sites, once all are there or some while after enough are.
@@ -76,7 +88,7 @@ class Sites:
             if now - started > self.timeout_seconds:
                 raise HostError(
                     f"{len(here)} of {len(self.expected)} sites came within {self.timeout_seconds:g} s "
-                    f"({self.named(here) or 'none'}), {self.quorum} are needed (server.quorum)"
+                    f"({self.named(here) or 'none'}), {self.quorum} are needed ({self.rule})"
                 )
             time.sleep(POLL_SECONDS)
         away = sorted(set(self.expected) - {self.names[node] for node in here})
@@ -94,7 +106,7 @@ class Sites:
             why = "; ".join(f"{self.named([node])}: {text}" for node, text in sorted(faults.items()))
             raise HostError(
                 f"{len(nodes)} of {len(self.names)} sites answered '{phase}', {self.quorum} are needed "
-                f"(server.quorum). {why}"
+                f"({self.rule}). {why}"
             )
 
 
@@ -127,7 +139,7 @@ def ask_sites(
     the same bits, and of several answers the first counts.
 
     Raises:
-        HostError: fewer sites than the quorum answered.
+        HostError: fewer sites answered than are needed.
     """
     started, looked = time.monotonic(), 0.0
     clock = time.perf_counter()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from flwr.app import Error, Message
+from flwr.proto.node_pb2 import NodeInfo
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from inline_federation import FEATURE_DIM, Asked, federation
@@ -18,6 +21,11 @@ from fedgraft.alignment.maps import check_ground, ground
 from fedgraft.alignment.moments import MomentKind, check_moments_size, moment_sums, moments_of
 from fedgraft.alignment.settings import Coral, Standardise
 from fedgraft.errors import WireError
+from fedgraft.simulation.inline import InlineGrid
+from fedgraft.wire.frames import opened as opened_record
+from server.alignment import Ground
+from server.exchange import HostError
+from server.sites import Sites
 
 Opened = Callable[..., Asked]
 
@@ -129,3 +137,48 @@ def test_moments_that_are_too_large_are_not_asked_for() -> None:
 
 def test_the_width_of_the_federation(opened: Opened) -> None:
     assert opened().inquiry.moments("full")["second_moment"].shape == (FEATURE_DIM, FEATURE_DIM)
+
+
+class SiteGrid(InlineGrid):
+    """The inline runtime, whose hosts have names as sites have; those that are away can't be reached."""
+
+    def __init__(self, grid: InlineGrid) -> None:
+        super().__init__(grid._app, grid._contexts)
+        self.away: set[int] = set()
+
+    def get_nodes(self) -> list[NodeInfo]:
+        return [NodeInfo(node_id=node, name=f"clinic-{node}") for node in self._contexts]
+
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        return list(super().push_messages([_open(message) for message in messages]))
+
+    def _answer(self, message: Message) -> Message:
+        if message.metadata.dst_node_id in self.away:
+            return Message(Error(2, "no, thank you"), reply_to=message)
+        return super()._answer(message)
+
+
+def _open(message: Message) -> Message:
+    message.content = opened_record(message.content)
+    return message
+
+
+def test_a_reference_at_fewer_sites_than_the_quorum(opened: Opened, tmp_path: Path) -> None:
+    """Of six clients at three sites two are the reference, at two sites at most; all three are needed otherwise."""
+    asked = opened("classes", 6, 3)
+    inquiry = asked.inquiry
+    roster = inquiry.questions.roster
+    grid = SiteGrid(inquiry.grid)  # type: ignore[arg-type]
+    sites = Sites(("clinic-2", "clinic-3", "clinic-4"), 3, 10.0, 10.0)
+    sites.look(grid)  # type: ignore[arg-type]
+    align = Coral(reference=(roster.names[0], roster.names[3]), covariance="diagonal")
+    of_run = Ground(grid, inquiry.questions, inquiry.counters, 10.0, sites, "s").of_run
+    nodes = set(roster.nodes[[0, 3]].tolist())
+    assert len(nodes) < 3
+    found = of_run(align, tmp_path)
+    features = asked.features[np.concatenate([asked.clients[0], asked.clients[3]])]
+    np.testing.assert_allclose(found["mean"], features.mean(axis=0), rtol=0, atol=1e-12)
+    grid.away = {min(nodes)}
+    (tmp_path / "again").mkdir()
+    with pytest.raises(HostError, match=rf"{len(nodes)} are needed \(align.reference\).*no, thank you"):
+        of_run(align, tmp_path / "again")
