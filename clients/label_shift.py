@@ -23,9 +23,10 @@ LABEL_SHIFT = "label_shift"
 def corrected(
     members: Members, asked: Asked, extra: Arrays, parameters: Mapping[str, float]
 ) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
-    """Evaluate the head on each client's validation part, corrected for the answers on its training part.
+    """Evaluate the head on each client's validation part, corrected for the head's answers there.
 
-    The labels of the training part are not looked at.
+    The weights are told without the labels. Answers on the training part would not do: the head was fitted to its
+    labels, so that they are another distribution than the confusion matrix speaks of.
 
     Args:
         members: all clients of the host.
@@ -47,10 +48,10 @@ def corrected(
     sums: dict[str, NDArray[np.float64]] = {name: np.zeros(shape) for name, shape in shapes.items()}
     losses, scores = np.zeros(len(index)), np.zeros(len(index))
     for turn, client in enumerate(members.clients[index].tolist()):
-        train, rows = federation.train.of(client), federation.validation.of(client)
+        rows = federation.validation.of(client)
         if not len(rows):
             continue
-        known = evaluate_rows(asked.features, targets, train, asked.head, objective)
+        known = evaluate_rows(asked.features, targets, rows, asked.head, objective)
         try:
             weights = label_weights(extra["confusion"], answer_counts(known.sums), parameters.get("penalty", 0.0))
         except (ValueError, np.linalg.LinAlgError) as error:

@@ -90,7 +90,7 @@ def begin(
         alignment = asked.of_run(part.align, directory.path)
     loss = resolve_loss(part.loss, roster.task, roster.label_names)
     objective = Objective(part.head, loss, roster.task, len(roster.label_names))
-    check_label_shift(part, objective)
+    check_label_shift(part, objective, int(roster.num_validation.sum()))
     adapter = PackedStrategy(
         _strategy(part.strategy),
         roster,

@@ -13,7 +13,7 @@ from fedgraft.errors import Fault, ScenarioError
 from fedgraft.evaluation import Objective
 from fedgraft.files import write_text
 from fedgraft.label_shift import condition, label_weights
-from fedgraft.metrics import answer_counts, summarise
+from fedgraft.metrics import LARGEST_CONFUSION, answer_counts, summarise
 from fedgraft.progress import report
 from fedgraft.wire.records import array_record
 from server.answers import answers
@@ -28,17 +28,30 @@ LABEL_SHIFT = "label_shift"
 LABEL_SHIFT_FILE = "label_shift.csv"
 
 
-def check_label_shift(part: ServerPart, objective: Objective) -> None:
-    """Refuse to correct label priors where there are none.
+def check_label_shift(part: ServerPart, objective: Objective, num_validation: int) -> None:
+    """Refuse to correct label priors where there are none, or where nothing could tell them.
+
+    Args:
+        part: what the server reads of the scenario.
+        objective: what the head is for.
+        num_validation: validation samples of all clients.
 
     Raises:
-        ScenarioError: the targets are not classes, or the loss is not softmax.
+        ScenarioError: the targets are not classes, or too many, the loss is not softmax, or there are no such samples.
     """
-    if part.evaluation.label_shift is None or (objective.task == "classes" and objective.loss.name == "softmax"):
+    if part.evaluation.label_shift is None:
         return
-    came = f"the targets are {objective.task} and the loss is {objective.loss.name}"
-    text = f"needs one class a sample and the softmax loss; {came}; set it to null"
-    raise ScenarioError(part.name, [Fault("evaluation.label_shift", text)])
+    faults = []
+    if objective.task != "classes" or objective.loss.name != "softmax":
+        came = f"the targets are {objective.task} and the loss is {objective.loss.name}"
+        faults.append(f"needs one class a sample and the softmax loss; {came}; set it to null")
+    elif objective.num_outputs > LARGEST_CONFUSION:
+        text = f"needs a confusion matrix, which is kept up to {LARGEST_CONFUSION} classes"
+        faults.append(f"{text}; there are {objective.num_outputs:,}; set it to null")
+    if not num_validation:
+        faults.append("needs validation samples of clients, and there are none; raise data.validation_fraction")
+    if faults:
+        raise ScenarioError(part.name, [Fault("evaluation.label_shift", text) for text in faults])
 
 
 def correct(course: Course) -> dict[str, Any]:

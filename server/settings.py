@@ -104,7 +104,7 @@ class EvaluationSettings(Settings):
     central: bool = True
     """Evaluate on the central test part, where the data have one."""
     per_client: bool = True
-    """Keep metrics of each client (client_metrics.csv), not only their sums."""
+    """Keep metrics of each client (client_metrics.csv, and label_shift.csv), not only their sums."""
     label_shift: LabelShiftSettings | None = None
     """Evaluate the last head also with each client's label priors, and the test part's, as its answers tell them; `{}`
     for the defaults, null: not."""

@@ -102,7 +102,7 @@ def corrected_by_numpy(run: fedgraft.Run, penalty: float) -> tuple[dict[str, flo
         return odds.argmax(axis=1) == targets[rows]
 
     parts = {
-        name: right(federation.train.of(k), federation.validation.of(k))
+        name: right(federation.validation.of(k), federation.validation.of(k))
         for k, name in enumerate(federation.client_names)
         if len(federation.validation.of(k))
     }
@@ -143,6 +143,36 @@ def test_an_ill_conditioned_matrix_corrects_nothing(tmp_path: Path) -> None:
     )
     assert any("set evaluation.label_shift.penalty, such as 0.01" in note for note in notes)
     assert "refused" in json.loads((run.directory / "summary.json").read_text())["label_shift"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        (
+            {"data.source.num_classes": 201, "data.source.num_samples": 900},
+            "a confusion matrix, which is kept up to 200 classes; there are 201; set it to null",
+        ),
+        ({"data.validation_fraction": 0.0}, "there are none; raise data.validation_fraction"),
+    ],
+    ids=["many classes", "no validation samples"],
+)
+def test_where_nothing_tells_the_priors(changes: dict[str, Any], text: str, tmp_path: Path) -> None:
+    with pytest.raises(ScenarioError, match=f"evaluation.label_shift: needs .*{text}"):
+        fedgraft.run(small(**{"evaluation.label_shift": {}, **changes}), out=tmp_path / "run")
+
+
+def test_a_head_that_knows_its_training_samples_by_heart_is_not_asked_about_them(tmp_path: Path) -> None:
+    """One client, so that its answers are those of the matrix: by C w = C 1 all weights are 1, and nothing changes.
+
+    Told by the training part, on which an over-fitted head answers otherwise, they would differ.
+    """
+    train = {"local_epochs": 60, "batch_size": 10, "optimizer": {"name": "sgd", "learning_rate": 1.0}}
+    data = {"data.partition": {"name": "iid", "clients": 1}, "data.source.num_samples": 200}
+    scenario = small(**{"train": train, "evaluation.label_shift": {"penalty": 0.01}, **data})
+    run = fedgraft.run(scenario, out=tmp_path / "run")
+    found, plain = run.summary["label_shift"]["validation"], run.summary["validation"]
+    assert found["loss"] == pytest.approx(plain["loss"], rel=1e-6)
+    assert found["accuracy"] == plain["accuracy"]
 
 
 def test_real_targets_have_no_priors(tmp_path: Path) -> None:
