@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from flwr.app import RecordDict
 
 from clients.answers import answer, read_request
+from clients.members import Groups
 from clients.outbound import Departure, release
 from clients.settings import ClientPart
 from clients.site.cohort import cohort_of
@@ -33,6 +34,7 @@ from fedgraft.errors import DataError, FedGraftError, ScenarioError, TrainingErr
 from fedgraft.models.settings import BackboneSettings
 from fedgraft.settings import Settings
 from fedgraft.submission import Submission, read_submission
+from fedgraft.tensor_files import tensors_digest
 from fedgraft.wire.records import record_bytes
 from fedgraft.wire.requests import TrainReply, TrainRequest
 
@@ -195,9 +197,11 @@ class SiteHost:
             return kept
         host = self._host(submission, part)
         body, groups = read_request(asked.kind, record)
+        weights_digest, alignment = str(getattr(body, "weights_digest", "")), _alignment_digest(part, groups)
+        if alignment:
+            self._policy.check_alignment(asked, weights_digest, alignment)
         if asked.kind.removeprefix("query.") in OF_STATISTICS:
-            weights_digest = str(getattr(body, "weights_digest", ""))
-            self._policy.check_cohort(asked, weights_digest, cohort_of(host.members, groups))
+            self._policy.check_cohort(asked, weights_digest, cohort_of(host.members, groups), alignment)
         if isinstance(body, TrainRequest) and body.state is not None:
             # On disk after every round, not only before the server's checkpoints: a restart here loses nothing.
             body = body.model_copy(update={"state": body.state.model_copy(update={"keep": True})})
@@ -271,6 +275,13 @@ def _asked(kind: str, submission: Submission, record: RecordDict) -> Asked:
     digest = hashlib.sha256(f"{kind} {submission.run.run_id} {record_digest(record)}".encode()).hexdigest()
     submitted = json.loads(submission.scenario_json)
     return Asked(kind, submission.run.run_id, submission.digest, submitted, body, digest)
+
+
+def _alignment_digest(part: ClientPart, groups: Groups) -> str:
+    """Return sha256 over what features are aligned by; empty where they are not."""
+    if part.align is None or "alignment" not in groups:
+        return ""
+    return tensors_digest(groups["alignment"], part.align.model_dump(mode="json"))
 
 
 def site_part(part: ClientPart, settings: SiteSettings, data: SiteData) -> ClientPart:

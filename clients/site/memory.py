@@ -1,4 +1,4 @@
-"""What a site's policy remembers, on disk: rounds of each run, and which samples statistics were given of."""
+"""What a site's policy remembers, on disk: a run's rounds and alignment, and which samples statistics were given of."""
 
 from __future__ import annotations
 
@@ -28,13 +28,20 @@ class RunRounds:
 
 @dataclass
 class GivenStatistics:
-    """The sets of samples that statistics of one backbone were given of; each sorted, uint64."""
+    """The sets of samples that statistics of one backbone were given of.
+
+    Attributes:
+        sets: each sorted, uint64.
+        alignments: for each the digest of what features were aligned by; empty: they were as the backbone gives them.
+    """
 
     sets: list[NDArray[np.uint64]] = field(default_factory=list)
+    alignments: list[str] = field(default_factory=list)
 
-    def add(self, samples: NDArray[np.uint64]) -> None:
+    def add(self, samples: NDArray[np.uint64], alignment: str) -> None:
         """Remember one more set."""
         self.sets.append(samples)
+        self.alignments.append(alignment)
 
 
 class PolicyMemory:
@@ -61,6 +68,28 @@ class PolicyMemory:
         if json.dumps(rounds.exchanges) != before:
             write_text(path, json.dumps({str(number): digests for number, digests in rounds.exchanges.items()}))
 
+    def alignment(self, run_id: str, weights_digest: str, digest: str) -> str:
+        """Return the digest of what a run's features were aligned by at first; of the first, it is remembered.
+
+        Args:
+            run_id: the run.
+            weights_digest: of the backbone.
+            digest: of what came now.
+
+        Raises:
+            StoreError: the memory can't be read or written.
+        """
+        path = self._path("alignments", run_id, ".json")
+        try:
+            found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+            known = {str(weights): str(first) for weights, first in found.items()}
+        except (OSError, ValueError, AttributeError) as error:
+            raise _damaged(path) from error
+        if weights_digest not in known:
+            known[weights_digest] = digest
+            write_text(path, json.dumps(known))
+        return known[weights_digest]
+
     def num_rounds(self) -> int:
         """Return the rounds of all runs."""
         return sum(len(self._read_rounds(path)) for path in sorted((self._folder / "runs").glob("*.json")))
@@ -73,12 +102,14 @@ class PolicyMemory:
             StoreError: the memory can't be read or written.
         """
         path = self._path("statistics", weights_digest, ".npz")
-        given = GivenStatistics(_read_sets(path))
+        given = _read_sets(path)
         before = len(given.sets)
         yield given
         if len(given.sets) > before:
             stream = io.BytesIO()
-            np.savez_compressed(stream, **{f"set-{number:06d}": samples for number, samples in enumerate(given.sets)})  # type: ignore[arg-type]
+            both = enumerate(zip(given.sets, given.alignments, strict=True))
+            named = {f"set-{number:06d}" + (digest and f"-{digest}"): samples for number, (samples, digest) in both}
+            np.savez_compressed(stream, **named)  # type: ignore[arg-type]
             write_bytes(path, stream.getvalue())
 
     def _path(self, kind: str, name: str, suffix: str) -> Path:
@@ -94,17 +125,18 @@ class PolicyMemory:
             raise _damaged(path) from error
 
 
-def _read_sets(path: Path) -> list[NDArray[np.uint64]]:
+def _read_sets(path: Path) -> GivenStatistics:
     try:
         if not path.exists():
-            return []
+            return GivenStatistics()
         with np.load(path, allow_pickle=False) as found:
-            sets = [found[name] for name in sorted(found.files)]
+            names = sorted(found.files)
+            sets = [found[name] for name in names]
     except Exception as error:  # zipfile, zlib and NumPy each raise their own
         raise _damaged(path) from error
     if any(samples.dtype != np.uint64 or samples.ndim != 1 for samples in sets):
         raise _damaged(path)
-    return sets
+    return GivenStatistics(sets, [name.removeprefix("set-")[7:] for name in names])  # set-NUMBER, or set-NUMBER-DIGEST
 
 
 def _damaged(path: Path) -> StoreError:

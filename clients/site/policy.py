@@ -138,13 +138,31 @@ class Policy:
         if asked == "train":
             self._check_rounds(question)
 
-    def check_cohort(self, question: Question, weights_digest: str, cohort: Cohort) -> None:
+    def check_alignment(self, question: Question, weights_digest: str, alignment: str) -> None:
+        """Refuse to align a run's features by anything but what it aligned them by at first.
+
+        Whoever could choose it again and again would learn of single samples from how features round.
+
+        Args:
+            question: what was asked.
+            weights_digest: of the backbone whose features are aligned.
+            alignment: digest of what they are aligned by: what came with the request, and the scenario's settings.
+
+        Raises:
+            Refusal: it is another.
+        """
+        if self._memory.alignment(question.run_id, weights_digest, alignment) != alignment:
+            text = "the run's features were aligned by other moments, or in another way, before"
+            raise Refusal(f"{self._site} refuses: {text}; one run has one alignment, so start a new run")
+
+    def check_cohort(self, question: Question, weights_digest: str, cohort: Cohort, alignment: str = "") -> None:
         """Refuse statistics of too few samples, or of a set too near to an earlier one.
 
         Args:
             question: what was asked.
             weights_digest: of the backbone whose features are summed.
             cohort: what they would be of.
+            alignment: digest of what features are aligned by; empty: they are not.
 
         Raises:
             Refusal: says how many samples they are, and which rule refuses them.
@@ -163,7 +181,7 @@ class Policy:
         if asked in OF_SINGLE_CLIENTS and cohort.num_clients > 1 and not settings.individual_clients:
             text = f"'{asked}' keeps the {cohort.num_clients} clients of this site apart"
             raise self._refusal(text, "individual_clients", "set it to true")
-        self._check_difference(asked, weights_digest, np.unique(cohort.samples))
+        self._check_difference(asked, weights_digest, np.unique(cohort.samples), alignment)
 
     def check_update(self, question: Question, groups: Mapping[str, Mapping[str, NDArray[Any]]], weight: float) -> None:
         """Refuse to let an update leave that is too large, or that shows clients apart.
@@ -220,20 +238,20 @@ class Policy:
                 raise self._refusal(text, "most_exchanges", "allow more")
             known.append(question.digest)
 
-    def _check_difference(self, asked: str, weights_digest: str, samples: NDArray[np.uint64]) -> None:
+    def _check_difference(self, asked: str, weights_digest: str, samples: NDArray[np.uint64], alignment: str) -> None:
         settings = self._settings
         with self._memory.statistics(weights_digest) as given:
-            for earlier in given.sets:
+            for earlier, aligned in zip(given.sets, given.alignments, strict=True):
                 differ = len(np.setxor1d(samples, earlier, assume_unique=True))
-                if differ == 0:
+                if differ == 0 and aligned == alignment:
                     return
-                if differ < settings.smallest_difference:
+                if 0 < differ < settings.smallest_difference:
                     text = f"'{asked}' would be of samples of which all but {differ} were in an earlier answer"
                     raise self._refusal(text, "smallest_difference", "ask for the same clients as then, or far others")
             if len(given.sets) >= settings.most_statistics:
-                text = f"{len(given.sets)} different sets of samples have been summed for this backbone"
+                text = f"{len(given.sets)} different sets of samples (or alignments of them) have been summed"
                 raise self._refusal(text, "most_statistics", "ask for the same clients as before, or allow more")
-            given.add(samples)
+            given.add(samples, alignment)
 
     def _refusal(self, text: str, rule: str, advice: str) -> Refusal:
         value = getattr(self._settings, rule)

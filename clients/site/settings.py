@@ -50,7 +50,8 @@ class PolicySettings(Settings):
     """Training samples by which two statistics of one backbone must differ, if they differ at all: subtracting one from
     the other gives the sum of those that differ."""
     most_statistics: PositiveInt = 20
-    """Different sets of samples that statistics of one backbone are given of, ever."""
+    """Different sets of samples that statistics of one backbone are given of, ever; the same samples aligned otherwise
+    are another set."""
     most_rounds: PositiveInt = 1000
     """Rounds of training of one run."""
     most_rounds_in_all: PositiveInt | None = None

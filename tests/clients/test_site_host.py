@@ -157,6 +157,24 @@ def test_the_policy_is_asked_before_and_after(site: SiteSettings) -> None:
     assert [entry.outcome for entry in ledger(site)] == ["refusal", "refusal"]
 
 
+def test_features_of_a_run_are_aligned_once(site: SiteSettings) -> None:
+    """Another mean, or another epsilon around the same mean, is refused; what came first goes on."""
+    host = hosted(site)
+
+    def trained(number: int, mean: float, **align: Any) -> TrainReply:
+        request = TrainRequest(run_id=RUN, weights_digest="", round_number=number, shard=0)
+        ground = {"mean": np.full(6, mean), "scale": np.ones(6)}
+        record = pack(request, {"head": HEAD, "clients": {"index": np.array([0])}, "alignment": ground})
+        scenario = submitted(align={"name": "standardise", **align})
+        return unpack(host.answer("train", scenario, record), TrainReply, "reply")[0]
+
+    trained(1, 0.5)
+    for mean, align in ((0.25, {}), (0.5, {"epsilon": 1.0})):
+        with pytest.raises(FedGraftError, match="one run has one alignment"):
+            trained(2, mean, **align)
+    assert trained(2, 0.5).round_number == 2
+
+
 def test_a_fault_of_our_own_shows_nothing_of_the_data(site: SiteSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object) -> None:
         raise KeyError("patient 17")

@@ -150,6 +150,27 @@ def test_the_number_of_different_statistics_is_limited(tmp_path: Path) -> None:
     assert "2 different sets of samples" in refused(site.check_cohort, statistics(), DIGEST, samples((200, 300)))
 
 
+def test_the_same_samples_aligned_otherwise_are_another_set(tmp_path: Path) -> None:
+    """Whoever may choose the alignment again and again sees by rounding what single samples are."""
+    for alignment in ("", "aa" * 32, "aa" * 32, ""):
+        policy(tmp_path, most_statistics=2).check_cohort(statistics(), DIGEST, samples((0, 80)), alignment)
+    site = policy(tmp_path, most_statistics=2)
+    assert "2 different sets" in refused(site.check_cohort, statistics(), DIGEST, samples((0, 80)), "bb" * 32)
+    assert "smallest_diff" in refused(site.check_cohort, statistics(), DIGEST, samples((0, 79)), "aa" * 32)
+
+
+def test_a_run_has_one_alignment(tmp_path: Path) -> None:
+    policy(tmp_path).check_alignment(train(1), DIGEST, "aa" * 32)
+    policy(tmp_path).check_alignment(train(2), DIGEST, "aa" * 32)
+    policy(tmp_path).check_alignment(train(2), "cd" * 32, "bb" * 32)
+    policy(tmp_path).check_alignment(train(2, run="another-run-1"), DIGEST, "bb" * 32)
+    text = refused(policy(tmp_path).check_alignment, train(2), DIGEST, "bb" * 32)
+    assert "aligned by other moments, or in another way, before; one run has one alignment" in text
+    (tmp_path / "alignments" / f"{RUN}.json").write_text("[1, 2")
+    with pytest.raises(StoreError, match="can't be read"):
+        policy(tmp_path).check_alignment(train(2), DIGEST, "aa" * 32)
+
+
 def test_clients_are_not_shown_apart(tmp_path: Path) -> None:
     cohort = Cohort(np.arange(100, dtype=np.uint64), None, num_clients=3)
     question = Question("query.class_sums", None)
