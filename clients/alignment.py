@@ -1,4 +1,4 @@
-"""Aligned features of a host's clients: each client is a domain of its own, whose moments stay here."""
+"""Aligned features of a host's clients: each client is a domain of its own, with moments of its own."""
 
 from __future__ import annotations
 

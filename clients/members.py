@@ -34,6 +34,7 @@ from fedgraft.models.heads import head_shapes
 from fedgraft.models.losses import resolve_loss, target_tensor
 from fedgraft.progress import report
 from fedgraft.randomness import name_keys
+from fedgraft.threads import numpy_threads
 from fedgraft.wire.records import Arrays, expect
 from fedgraft.workspace import open_workspace
 
@@ -204,7 +205,8 @@ class Members:
         features = self.raw(weights_digest)
         if self.part.align is None:
             return features
-        return self._alignment.of(features, groups.get("alignment"))
+        with numpy_threads(self.threads):
+            return self._alignment.of(features, groups.get("alignment"))
 
     def raw(self, weights_digest: str) -> NDArray[Any]:
         """Return the features of all samples as the run's own backbone gives them.

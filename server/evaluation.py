@@ -14,6 +14,7 @@ from fedgraft.data.tasks import Tasks, at_task
 from fedgraft.evaluation import Evaluated, Objective, evaluate_rows
 from fedgraft.metrics import Sums
 from fedgraft.models.unfreeze_settings import UnfreezeSettings
+from fedgraft.threads import numpy_threads
 from fedgraft.wire.records import Arrays
 from fedgraft.workspace import Workspace
 
@@ -25,8 +26,8 @@ class CentralAlignment:
     settings: AlignSettings
     ground: Arrays
 
-    def of(self, workspace: Workspace) -> NDArray[Any]:
-        """Return features in which the test part's rows are aligned."""
+    def of(self, workspace: Workspace, threads: int) -> NDArray[Any]:
+        """Return features in which the test part's rows are aligned; `threads` of NumPy's linear algebra do it."""
         from fedgraft.alignment.aligned import Domain, aligned
 
         federation = workspace.federation
@@ -35,7 +36,8 @@ class CentralAlignment:
         if groups is not None and len(rows):
             _, places = np.unique(groups[rows], return_inverse=True)
             parts = [rows[places == place] for place in range(int(places.max()) + 1)]
-        return aligned(workspace.features, self.settings, self.ground, [Domain(part, part) for part in parts])
+        with numpy_threads(threads):
+            return aligned(workspace.features, self.settings, self.ground, [Domain(part, part) for part in parts])
 
 
 class CentralTest:
@@ -67,7 +69,9 @@ class CentralTest:
     @functools.cached_property
     def features(self) -> NDArray[Any]:
         """Features of all samples, aligned where the scenario aligns them; then only the test part's rows are there."""
-        return self._workspace.features if self._alignment is None else self._alignment.of(self._workspace)
+        return (
+            self._workspace.features if self._alignment is None else self._alignment.of(self._workspace, self._threads)
+        )
 
     def evaluate(self, head: Arrays, cut: str | None = None, offset: tuple[float, ...] | None = None) -> Sums:
         """Return metric sums of a head over the test part.

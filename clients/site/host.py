@@ -28,6 +28,7 @@ from clients.site.ledger import Ledger
 from clients.site.ledger_lines import LedgerError
 from clients.site.old_state import remove_old_state
 from clients.site.policy import OF_STATISTICS, Policy, Refusal
+from fedgraft.alignment.settings import Coral
 from fedgraft.data.settings import DataSettings, NaturalSettings, OneSettings
 from fedgraft.deployment.settings import SiteData, SiteSettings
 from fedgraft.errors import DataError, FedGraftError, ScenarioError, TrainingError, WireError, listed
@@ -197,6 +198,8 @@ class SiteHost:
             return kept
         host = self._host(submission, part)
         body, groups = read_request(asked.kind, record)
+        reference = part.align.reference if isinstance(part.align, Coral) else None
+        self._policy.check_reference(asked, reference, host.members.names)
         weights_digest, alignment = str(getattr(body, "weights_digest", "")), _alignment_digest(part, groups)
         if alignment:
             self._policy.check_alignment(asked, weights_digest, alignment)

@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 from fedgraft.errors import StoreError
 from fedgraft.files import write_bytes, write_text
 
+READY_FEATURES = "ready-features"
+"""The name of features that no backbone gave."""
+
 _SAFE = re.compile(r"[A-Za-z0-9-]{1,64}")
 
 
@@ -101,7 +104,7 @@ class PolicyMemory:
         Raises:
             StoreError: the memory can't be read or written.
         """
-        path = self._path("statistics", weights_digest, ".npz")
+        path = self._path("statistics", weights_digest or READY_FEATURES, ".npz")
         given = _read_sets(path)
         before = len(given.sets)
         yield given

@@ -8,7 +8,7 @@ nor a new run makes it forget.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -154,6 +154,22 @@ class Policy:
         if self._memory.alignment(question.run_id, weights_digest, alignment) != alignment:
             text = "the run's features were aligned by other moments, or in another way, before"
             raise Refusal(f"{self._site} refuses: {text}; one run has one alignment, so start a new run")
+
+    def check_reference(self, question: Question, reference: Collection[str] | None, names: Collection[str]) -> None:
+        """Refuse to be the only reference that features are aligned onto, since every site gets its moments.
+
+        Args:
+            question: what was asked.
+            reference: clients that the scenario names; None: all of the federation.
+            names: clients of this site.
+
+        Raises:
+            Refusal: the reference are clients of this site alone.
+        """
+        alone = reference is not None and set(reference) <= set(names)
+        if question.kind == "query.moments" and alone and not self._settings.sole_reference:
+            text = f"the mean and covariance of {listed(sorted(set(reference or ())))} would go to all other sites"
+            raise self._refusal(text, "sole_reference", "name clients of other sites too in align.reference")
 
     def check_cohort(self, question: Question, weights_digest: str, cohort: Cohort, alignment: str = "") -> None:
         """Refuse statistics of too few samples, or of a set too near to an earlier one.

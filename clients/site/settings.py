@@ -62,6 +62,9 @@ class PolicySettings(Settings):
     """Largest Euclidean norm of an update of the head, averaged over the clients of the answer; null: not limited."""
     individual_clients: bool = False
     """Whether each client's own update may leave where this site speaks for several; otherwise only their sum."""
+    sole_reference: bool = False
+    """Whether runs may align features onto clients of this site alone (`align.reference`): their mean and covariance
+    then go to all other sites."""
     backbone_training: bool = False
     """Whether runs may train blocks of the backbone here (`unfreeze`, by any method); such updates say more of samples
     than a head's, and the store keeps whole activations."""

@@ -58,13 +58,15 @@ def aligned(
         StoreError: the disk is full, or values do not fit the dtype.
     """
     folder = cache_directory()
+    setting = "align.epsilon" if isinstance(settings, Standardise) else "align.regularisation"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as file:
             file.truncate(max(1, features.size * features.dtype.itemsize))
             for domain in domains:
                 if len(domain.rows):
-                    _write(file, features, domain.rows, _map(features, settings, ground, domain.known))
+                    mapped = _map(features, settings, ground, domain.known)
+                    _write(file, features, domain.rows, mapped, setting)
             if features.size == 0:
                 return np.zeros_like(features)
             return np.memmap(file, features.dtype, "r", shape=features.shape)
@@ -83,17 +85,15 @@ def _map(features: NDArray[Any], settings: AlignSettings, ground: Mapping[str, N
     return coral(moments_of(added(sums, reference, settings.prior_samples)), reference, settings.regularisation)
 
 
-def _write(file: IO[bytes], features: NDArray[Any], rows: Rows, mapped: AffineMap) -> None:
+def _write(file: IO[bytes], features: NDArray[Any], rows: Rows, mapped: AffineMap, setting: str) -> None:
     """Write the mapped rows at their places: through the file, since a full disk is then an error and not a SIGBUS."""
     step, row_bytes = rows_a_chunk(features.shape[1]), features.shape[1] * features.dtype.itemsize
     for first in range(0, len(rows), step):
         some = rows[first : first + step]
         values = mapped(features[some].astype(np.float64))
         largest = float(np.abs(values).max(initial=0.0))
-        if not largest <= np.finfo(features.dtype).max:
-            raise StoreError(
-                f"aligned features reach {largest:.3g}, too much for {features.dtype}; raise align.epsilon"
-            )
+        if not largest <= float(np.finfo(features.dtype).max):
+            raise StoreError(f"aligned features reach {largest:.3g}, too much for {features.dtype}; raise {setting}")
         values = np.ascontiguousarray(values, dtype=features.dtype)
         starts = np.flatnonzero(np.diff(some, prepend=-2) != 1)  # each run of neighbours is one write
         for start, end in zip(starts, np.append(starts[1:], len(some)), strict=True):

@@ -22,7 +22,7 @@ class Coral(Settings):
     """Each client's features get the mean and covariance of a reference (Sun et al., 2016, arXiv:1511.05547)."""
 
     name: Literal["coral"] = "coral"
-    """Whitened with the client's own moments, which stay there, and coloured with those of the reference."""
+    """Whitened with the client's own moments, and coloured with those of the reference, which all clients get."""
     reference: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     """Clients whose training samples together are the reference, such as those with the usual scanner; null: all."""
     covariance: Literal["full", "diagonal"] = "full"

@@ -26,6 +26,8 @@ from fedgraft.wire.requests import (
     DescribeRequest,
     Description,
     HalfSettings,
+    MomentsReply,
+    MomentsRequest,
     StateSettings,
     TrainReply,
     TrainRequest,
@@ -173,6 +175,18 @@ def test_features_of_a_run_are_aligned_once(site: SiteSettings) -> None:
         with pytest.raises(FedGraftError, match="one run has one alignment"):
             trained(2, mean, **align)
     assert trained(2, 0.5).round_number == 2
+
+
+def test_a_site_is_the_only_reference_if_it_agrees(site: SiteSettings) -> None:
+    request = MomentsRequest(run_id=RUN, weights_digest="", shard=0, moment="diagonal")
+    record = pack(request, {"clients": {"index": np.array([0])}})
+    scenario = submitted(align={"name": "coral", "covariance": "diagonal", "reference": ["clinic-1"]})
+    with pytest.raises(FedGraftError, match="rule `sole_reference: false`"):
+        hosted(site).answer("query.moments", scenario, record)
+    reply, groups = unpack(
+        hosted(site, sole_reference=True).answer("query.moments", scenario, record), MomentsReply, "reply"
+    )
+    assert groups["sums"]["count"] == reply.num_samples == 64
 
 
 def test_a_fault_of_our_own_shows_nothing_of_the_data(site: SiteSettings, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -159,6 +159,20 @@ def test_the_same_samples_aligned_otherwise_are_another_set(tmp_path: Path) -> N
     assert "smallest_diff" in refused(site.check_cohort, statistics(), DIGEST, samples((0, 79)), "aa" * 32)
 
 
+def test_features_that_no_backbone_gave_are_remembered_too(tmp_path: Path) -> None:
+    policy(tmp_path).check_cohort(statistics(), "", samples((0, 80)))
+    assert "smallest_difference" in refused(policy(tmp_path).check_cohort, statistics(), "", samples((0, 79)))
+
+
+def test_a_site_is_not_the_only_reference(tmp_path: Path) -> None:
+    asked = replace(statistics(), kind="query.moments")
+    text = refused(policy(tmp_path).check_reference, asked, ("clinic-1", "clinic-1"), ("clinic-1",))
+    assert "the mean and covariance of clinic-1 would go to all other sites (rule `sole_reference: false`" in text
+    policy(tmp_path).check_reference(asked, ("clinic-1", "clinic-2"), ("clinic-1",))
+    policy(tmp_path).check_reference(asked, None, ("clinic-1",))
+    policy(tmp_path, sole_reference=True).check_reference(asked, ("clinic-1",), ("clinic-1",))
+
+
 def test_a_run_has_one_alignment(tmp_path: Path) -> None:
     policy(tmp_path).check_alignment(train(1), DIGEST, "aa" * 32)
     policy(tmp_path).check_alignment(train(2), DIGEST, "aa" * 32)

@@ -20,7 +20,7 @@ from fedgraft.alignment.aligned import Domain, aligned
 from fedgraft.alignment.maps import check_ground, ground
 from fedgraft.alignment.moments import MomentKind, check_moments_size, moment_sums, moments_of
 from fedgraft.alignment.settings import Coral, Standardise
-from fedgraft.errors import WireError
+from fedgraft.errors import StoreError, WireError
 from fedgraft.simulation.inline import InlineGrid
 from fedgraft.wire.frames import opened as opened_record
 from server.alignment import Ground
@@ -127,6 +127,24 @@ def test_what_arrives_is_checked(kind: Any, changes: dict[str, Any], text: str) 
     align = Standardise() if kind == "standardise" else Coral(covariance=kind)
     with pytest.raises(WireError, match=text):
         check_ground(align, changes or None, 2, "the request's alignment")
+
+
+@pytest.mark.parametrize(
+    ("align", "found", "advice"),
+    [
+        (Standardise(), {"mean": np.zeros(1), "scale": np.array([1e-9])}, "raise align.epsilon"),
+        (
+            Coral(covariance="diagonal", regularisation=1e-12),
+            {"mean": np.zeros(1), "covariance": np.array([1e12])},
+            "raise align.regularisation",
+        ),
+    ],
+    ids=["standardise", "coral"],
+)
+def test_features_that_grow_too_large_say_what_to_raise(align: Any, found: dict[str, Any], advice: str) -> None:
+    features = np.array([[1.0], [2.0]], dtype=np.float16)
+    with pytest.raises(StoreError, match=f"too much for float16; {advice}"):
+        aligned(features, align, found, [Domain(np.arange(2), np.arange(2))])
 
 
 def test_moments_that_are_too_large_are_not_asked_for() -> None:
