@@ -21,6 +21,7 @@ from clients.state.runs import RunStates
 from fedgraft import __version__
 from fedgraft.compute_settings import Device
 from fedgraft.models import kept
+from fedgraft.stages import stage_of
 from fedgraft.wire.protocol import code_digest
 from fedgraft.wire.requests import (
     BackboneReply,
@@ -74,9 +75,8 @@ class Host:
     ) -> None:
         self.num_hosts = num_hosts
         self.members = Members(part, number, num_hosts, threads, feature_dim, device)
-        states = RunStates(self.members)
-        self._training = TrainAnswers(self.members, states)
-        self._evaluation = EvaluateAnswers(self.members, states)
+        self._stages = part.in_stages()
+        self._in_stage = StageAnswers(0, self.members.in_stage(self._stages[0]))
         self._queries = Queries(self.members)
 
     def describe(self) -> tuple[Description, Groups]:
@@ -119,7 +119,8 @@ class Host:
             groups: its arrays.
             state_folder: where the run's client state lies; None: in memory only.
         """
-        return self._training.answer(request, groups, state_folder)
+        stage = self._of(request.round_number)
+        return stage.training.answer(request, groups, self._folder(stage, state_folder))
 
     def evaluate(
         self, request: EvaluateRequest, groups: Groups, state_folder: Path | None = None
@@ -131,7 +132,19 @@ class Host:
             groups: its arrays.
             state_folder: where the run's client state lies; None: in memory only.
         """
-        return self._evaluation.answer(request, groups, state_folder)
+        stage = self._of(request.round_number)
+        return stage.evaluation.answer(request, groups, self._folder(stage, state_folder))
+
+    def _of(self, round_number: int) -> StageAnswers:
+        """Return who answers in the stage of a round; of others nothing is kept in memory."""
+        number = stage_of([part.last_round for part in self._stages], round_number)
+        if number != self._in_stage.number:
+            self._in_stage = StageAnswers(number, self._in_stage.members.in_stage(self._stages[number]))
+        return self._in_stage
+
+    def _folder(self, stage: StageAnswers, folder: Path | None) -> Path | None:
+        """Return where client state lies: in each stage it begins anew, so that each has a folder of its own."""
+        return folder if folder is None or len(self._stages) == 1 else folder / f"stage-{stage.number + 1}"
 
     def moments(self, request: MomentsRequest, groups: Groups) -> tuple[MomentsReply, Groups]:
         """Return moments of the training samples of the clients that the request names, without their labels."""
@@ -160,6 +173,21 @@ class Host:
     def leave_out(self, request: LeaveOutRequest, groups: Groups) -> tuple[LeaveOutReply, Groups]:
         """Make the head without each named client in turn."""
         return self._queries.leave_out(request, groups)
+
+
+class StageAnswers:
+    """What answers to train and to evaluate in one stage, with the state that clients keep in it.
+
+    Args:
+        number: of the stage, from 0.
+        members: the host's clients, under the stage's settings.
+    """
+
+    def __init__(self, number: int, members: Members) -> None:
+        self.number, self.members = number, members
+        states = RunStates(members)
+        self.training = TrainAnswers(members, states)
+        self.evaluation = EvaluateAnswers(members, states)
 
 
 @functools.lru_cache(maxsize=64)

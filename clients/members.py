@@ -5,6 +5,7 @@ All of it stays resident between messages: samples, features and the index of th
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -94,7 +95,7 @@ class Members:
         if device == "cuda":
             _ = self.device  # refused before anything is read
         workspace = open_workspace(part.data, part.seed, part.backbone, part.features)
-        self.workspace = workspace.pooled() if part.strategy.pools else workspace
+        self.workspace = workspace.pooled() if part.in_stages()[0].strategy.pools else workspace
         federation = self.workspace.federation
         self._whole, self._task_number = federation, 0
         self._tasks = resolve_tasks(part.data, federation.samples.task, federation.samples.label_names)
@@ -119,6 +120,16 @@ class Members:
         self.attack = self._attack()
         self._weights_digest: str | None = None
         self._engine_kept: tuple[NDArray[Any], NDArray[Any], Engine] | None = None
+
+    def in_stage(self, part: ClientPart) -> Members:
+        """Return the same clients under the settings of a stage; where they stand stays as the scenario has it."""
+        if part is self.part:
+            return self
+        other = copy.copy(self)
+        other.part = part
+        if part.train != self.part.train:  # else what the engine keeps, such as Gram matrices, serves on
+            other._engine_kept = None
+        return other
 
     @functools.cached_property
     def device(self) -> torch.device:
@@ -157,7 +168,7 @@ class Members:
             WireError: this host does not have those weights, or the head or the clients are not of this scenario.
         """
         unfreeze = self.part.unfreeze
-        cut = None if unfreeze is None else unfreeze.cut_at(round_number)
+        cut = None if unfreeze is None else unfreeze.cut_at(round_number - self.part.rounds_before)
         if cut is None:
             inputs, objective = self.features(weights_digest, groups), self.objective
             shapes = head_shapes(self.part.head, inputs.shape[1], objective.num_outputs)
@@ -268,12 +279,13 @@ class Members:
         task, blocks = self.task(round_number), asked.objective.blocks
         if blocks is None or self.part.unfreeze is None:
             return task
-        return replace(task, objective=asked.objective, tuning=tuning_of(self.part.unfreeze, blocks, round_number))
+        tuning = tuning_of(self.part.unfreeze, blocks, round_number - self.part.rounds_before)
+        return replace(task, objective=asked.objective, tuning=tuning)
 
     def task(self, round_number: int) -> LocalTask:
         """Return what clients train of the head in a round."""
         part = self.part
-        earlier = max(self._task_number - 1, 0) * part.server.rounds
+        earlier = part.rounds_before or max(self._task_number - 1, 0) * part.server.rounds
         return LocalTask(
             self.objective, part.train, part.seed, round_number, part.server.rounds, earlier_rounds=earlier
         )
@@ -289,7 +301,7 @@ class Members:
                 self.clients,
                 self.keys,
                 self.names,
-                self.task(1),
+                self.task(self.part.rounds_before + 1),
                 self.shards,
                 device=self.device,
             )

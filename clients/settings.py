@@ -27,6 +27,7 @@ from fedgraft.models.settings import BackboneSettings
 from fedgraft.models.unfreeze_settings import UnfreezeSettings
 from fedgraft.settings import Settings, named, setting_fault
 from fedgraft.simulation.settings import ResolvedShards
+from fedgraft.stages import last_rounds
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
@@ -189,10 +190,19 @@ class StrategyPart(Settings):
         return self.data == "pooled"
 
 
-class ClientPart(Settings):
-    """What the client side reads of a resolved scenario; the rest is none of its business."""
+class StagePart(Settings):
+    """What the client side reads of a stage: all that may differ from stage to stage."""
 
     model_config = ConfigDict(extra="ignore")
+
+    train: TrainSettings
+    unfreeze: UnfreezeSettings | None = None
+    strategy: StrategyPart = StrategyPart()
+    server: RoundsPart
+
+
+class ClientPart(StagePart):
+    """What the client side reads of a resolved scenario; the rest is none of its business."""
 
     seed: int
     data: DataSettings
@@ -200,13 +210,32 @@ class ClientPart(Settings):
     features: FeatureSettings
     head: HeadSettings
     loss: LossSettings
-    train: TrainSettings
-    unfreeze: UnfreezeSettings | None = None
     align: AlignSettings | None = None
-    strategy: StrategyPart = StrategyPart()
     attack: AttackSettings | None = None
-    server: RoundsPart
     shards: ResolvedShards = 1
+    stages: Annotated[tuple[StagePart, ...], Field(min_length=1)] | None = None
+    rounds_before: NonNegativeInt = 0
+    """The number of the last round before the stage, where this is a stage."""
+
+    @property
+    def last_round(self) -> int:
+        """The number of the last round, of the stage where this is one."""
+        return self.rounds_before + self.server.rounds
+
+    def in_stages(self) -> tuple[ClientPart, ...]:
+        """Return what is read of each stage; of a run of one piece itself."""
+        if self.stages is None:
+            return (self,)
+        last = last_rounds([stage.server.rounds for stage in self.stages])
+        return tuple(
+            self.model_copy(
+                update={
+                    **{key: getattr(stage, key) for key in StagePart.model_fields},
+                    **{"stages": None, "rounds_before": last[number - 1] if number else 0},
+                }
+            )
+            for number, stage in enumerate(self.stages)
+        )
 
     def check_for_a_site(self) -> None:
         """Refuse a scenario that asks for what only a simulation may do.
@@ -220,6 +249,8 @@ class ClientPart(Settings):
         if self.data.tasks is not None:
             text = "is for simulations only: a site's samples do not come and go with a run's tasks; set it to null"
             raise ScenarioError("the scenario that was sent", [Fault("data.tasks", text)])
-        if self.strategy.pools:
-            text = f"{self.strategy.name} pools all clients' data, which a site does not give; take another strategy"
+        for strategy in (self.strategy, *(stage.strategy for stage in self.stages or ())):
+            if not strategy.pools:
+                continue
+            text = f"{strategy.name} pools all clients' data, which a site does not give; take another strategy"
             raise ScenarioError("the scenario that was sent", [Fault("strategy", text)])

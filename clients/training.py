@@ -44,10 +44,11 @@ class LocalTask:
         train: the settings of local training.
         seed: the scenario's.
         round_number: the round.
-        num_rounds: of the whole run.
+        num_rounds: of the whole run, or of the stage that the round is of.
         ascent: rho, how far a step climbs before it takes its gradient; 0: it takes it where it stands.
         tuning: what is otherwise for blocks of the backbone that are trained.
-        earlier_rounds: of tasks before this one, where classes arrive task by task; the schedule starts anew with each.
+        earlier_rounds: of stages before this one, or of tasks, where classes arrive task by task; the schedule starts
+            anew with each.
     """
 
     objective: Objective
@@ -64,6 +65,11 @@ class LocalTask:
         """The round's learning rate: the optimiser's, times the schedule's factor."""
         factor = self.train.schedule.factor(self.round_number - self.earlier_rounds, self.num_rounds)
         return self.train.optimizer.learning_rate * factor
+
+    @property
+    def last_round(self) -> int:
+        """The number of the last round, of the run or of the stage."""
+        return self.earlier_rounds + self.num_rounds
 
 
 @dataclass(frozen=True)

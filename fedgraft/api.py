@@ -9,7 +9,8 @@ import math
 import os
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -296,6 +297,11 @@ def check_strategy(scenario: Scenario) -> None:
     Raises:
         ScenarioError: says what there is.
     """
+    if scenario.stages is not None:
+        for number, part in enumerate(scenario.in_stages()):
+            with _in_stage(number):
+                check_strategy(part)
+        return
     from strategies.flower import FlowerStrategy
     from strategies.user import UserStrategy
 
@@ -316,6 +322,19 @@ def check_strategy(scenario: Scenario) -> None:
         from server.flower_strategy import UnpackedStrategy
 
         UnpackedStrategy.of(scenario.strategy)
+
+
+@contextlib.contextmanager
+def _in_stage(number: int) -> Iterator[None]:
+    """Let faults of the strategy that are found in the block be told as those of a stage."""
+    try:
+        yield
+    except ScenarioError as error:
+        faults = [
+            replace(fault, key=f"stages[{number}].{fault.key}") if fault.key.startswith("strategy") else fault
+            for fault in error.faults
+        ]
+        raise ScenarioError(error.source, faults) from error
 
 
 def _check_user_strategy(strategy: UserStrategy, scenario: str) -> None:
@@ -401,11 +420,11 @@ def prepare(scenario: Scenario, keep_data: bool = False) -> tuple[dict[str, floa
     started = time.perf_counter()
     report("phase", name="features")
     feature_dim = int(workspace.features.shape[1])
-    if scenario.unfreeze is not None:
-        check_cuts(scenario)
-        cut = scenario.unfreeze.cut_at(1)
-        if cut is not None:
-            workspace.unfrozen(cut, scenario.unfreeze)
+    check_cuts(scenario)
+    for part in scenario.in_stages():
+        cut = None if part.unfreeze is None else part.unfreeze.cut_at(1)
+        if part.unfreeze is not None and cut is not None:
+            workspace.unfrozen(cut, part.unfreeze)
     seconds["features"] = time.perf_counter() - started
     return seconds, feature_dim
 
@@ -418,16 +437,21 @@ def check_cuts(scenario: Scenario) -> None:
         ModelError: says which modules there are, past the cuts of a schedule.
     """
     from fedgraft.models.registry import describe
+    from fedgraft.models.unfreeze_settings import fault_of_stages
 
-    if scenario.unfreeze is not None:
+    unfreezes = [part.unfreeze for part in scenario.in_stages()]
+    if any(unfreeze is not None for unfreeze in unfreezes):
         info = describe(scenario.backbone)
-        fault = scenario.unfreeze.fault(info.cuts, info.cut)
+        fault = fault_of_stages(unfreezes, info.cuts, info.cut)
         if fault is not None:
-            raise ScenarioError(scenario.name, [Fault(*fault)])
-        if scenario.unfreeze.adds and scenario.unfreeze.moves:
-            from server.unfreezing import check_targets
+            number, key, text = fault
+            place = "" if scenario.stages is None else f"stages[{number}]."
+            raise ScenarioError(scenario.name, [Fault(f"{place}{key}", text)])
+        for unfreeze in unfreezes:
+            if unfreeze is not None and unfreeze.adds and unfreeze.moves:
+                from server.unfreezing import check_targets
 
-            check_targets(scenario.backbone, scenario.unfreeze)
+                check_targets(scenario.backbone, unfreeze)
 
 
 def quieten(verbose: bool) -> None:

@@ -50,8 +50,9 @@ def deployed(scenario: Scenario) -> Scenario:
         for key, value in (("attack", scenario.attack), ("availability", scenario.availability))
         if value is not None
     ]
-    if scenario.strategy.pools:
-        text = f"{scenario.strategy.title} pools all clients' data, which sites do not give; take another strategy"
+    pooling = [part.strategy for part in scenario.in_stages() if part.strategy.pools]
+    if pooling:
+        text = f"{pooling[0].title} pools all clients' data, which sites do not give; take another strategy"
         faults.append(Fault("strategy", text))
     if scenario.evaluation.contribution:
         faults.append(Fault("evaluation.contribution", "needs a central test part, which a deployed run has not"))

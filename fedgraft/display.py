@@ -12,6 +12,7 @@ from rich.table import Table
 
 from fedgraft.progress import Event
 from fedgraft.runs import Run
+from fedgraft.stages import strategies_text
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -65,6 +66,7 @@ class RunDisplay:
             "partition": self._partition,
             "round": self._round,
             "explain": self._explain,
+            "stage": lambda event: self._console.print(escape(event["text"]), highlight=False),
             "note": lambda event: self._console.print(f"[yellow]note:[/] {escape(event['text'])}", highlight=False),
         }
 
@@ -158,7 +160,7 @@ def result_table(run: Run) -> Table:
     """Return a finished run's table: what came out, what it cost, by phase."""
     summary = run.summary
     metric = str(summary["metric"])
-    table = Table(show_header=False, title=f"{summary['name']}: {summary['strategy']}", title_justify="left")
+    table = Table(show_header=False, title=f"{summary['name']}: {strategies_text(summary)}", title_justify="left")
     table.add_column()
     table.add_column(justify="right")
     for group, label in GROUPS.items():
@@ -171,6 +173,13 @@ def result_table(run: Run) -> Table:
     for name, group in summary.get("central_groups", {}).items():
         score = next(key for key in group if key != "num_samples")
         table.add_row(f"{score.replace('_', ' ')}, group {escape(name)}", f"{group[score]:.4f}")
+    for stage in summary.get("stages", []):
+        scored: dict[str, float] = next(
+            (stage[part] for part in ("central", "validation") if metric in stage.get(part, {})), {}
+        )
+        value = f"{scored[metric]:.4f}, " if scored else ""
+        rounds = f"{stage['rounds']} round{'' if stage['rounds'] == 1 else 's'}"
+        table.add_row(f"stage {escape(stage['name'])}: {stage['strategy']}", f"{value}{rounds}")
     table.add_row("rounds", f"{summary['rounds']}")
     table.add_row("clients", f"{summary['num_clients']:,}")
     table.add_row("bytes from the server", _size(summary["bytes_down"]))

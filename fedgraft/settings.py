@@ -43,6 +43,14 @@ class PathMarker:
     """Values that are words, not paths, and are left as they are (`pretrained`, `random`)."""
 
 
+@dataclass(frozen=True)
+class LaidOver:
+    """Marks a block that is laid over the whole file, as a file is that extends it: what it leaves out stays.
+
+    So none of its blocks means the default one for want of a name, and a bare text stands for nothing.
+    """
+
+
 LocalPath = Annotated[str, PathMarker()]
 """The type of a field that holds a path; with words: `Annotated[str, PathMarker(words=("random",))]`."""
 

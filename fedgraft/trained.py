@@ -170,7 +170,8 @@ def trained_model(run: Run) -> TrainedModel:
         )
     adapters: UnfreezeSettings | None = None
     if blocks:
-        unfreeze = _unfreezing(scenario.unfreeze, summary.get("best_round", summary["rounds"]))
+        number = summary.get("head_round", summary.get("best_round", summary["rounds"]))
+        unfreeze = _unfreezing(*scenario.unfrozen_in(number))
         backbone = _with_blocks(backbone, blocks, unfreeze)
         adapters = unfreeze if unfreeze.method.name == "adapter" else None
     card = Card(
@@ -278,13 +279,12 @@ def _backbone(settings: BackboneSettings, digest: str | None, directory: Path) -
     )
 
 
-def _unfreezing(unfreeze: UnfreezeSettings | None, round_number: int) -> UnfreezeSettings:
+def _unfreezing(unfreeze: UnfreezeSettings | None, cut: str | None) -> UnfreezeSettings:
     """Return what of the blocks a head was trained with, with the cut of its round alone.
 
     Raises:
         StoreError: the run's scenario trains none.
     """
-    cut = None if unfreeze is None else unfreeze.cut_at(round_number)
     if unfreeze is None or cut is None:
         raise StoreError("the run's head comes with trained blocks, of which its scenario knows nothing; it is damaged")
     return unfreeze.model_copy(update={"cut": cut, "schedule": ()})

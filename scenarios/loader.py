@@ -11,11 +11,12 @@ from typing import TypeVar, overload
 from fedgraft.errors import Fault, ScenarioError, listed, nearest
 from fedgraft.settings import Settings
 from fedgraft.settings_files.forms import complete, expand
-from fedgraft.settings_files.load import FileKind, in_order, read_file, settled
+from fedgraft.settings_files.load import FileKind, in_order, read_file
 from fedgraft.settings_files.located import Located
 from fedgraft.settings_files.shape import Block, Shape
 from scenarios.merging import merge, override
 from scenarios.schema import Scenario
+from scenarios.stages import scenario_settled
 
 SHIPPED = Path(__file__).parent
 """The folder of the scenarios that come with the package."""
@@ -44,7 +45,7 @@ def load_scenario(source: str | Path, overrides: Sequence[str] = (), *, model: t
         ScenarioError: with every fault, each with its full key, its place, what came and what is allowed.
     """
     read = read_scenario(source, overrides, model)
-    scenario, faults = settled(read.tree, model, read.faults)
+    scenario, faults = scenario_settled(read.tree, model, read.faults)
     if scenario is None:
         raise scenario_error(read.shown_as, faults)
     return scenario

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BeforeValidator, Field, PositiveInt, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    PositiveInt,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
 
 from clients.settings import TrainSettings
 from fedgraft.alignment.settings import AlignSettings, Coral
@@ -15,8 +23,10 @@ from fedgraft.models.head_settings import HeadSettings, LinearHead
 from fedgraft.models.loss_settings import AutoLoss, LossSettings
 from fedgraft.models.settings import BackboneSettings
 from fedgraft.models.unfreeze_settings import UnfreezeSettings
-from fedgraft.settings import Settings, named, setting_fault
+from fedgraft.settings import LaidOver, Settings, named, setting_fault
 from fedgraft.simulation.settings import InlineRuntime, RuntimeSettings
+from fedgraft.stages import last_rounds, stage_of
+from scenarios.stages import KEYS, Stage, fault_between
 from scenarios.sweep.settings import CompareSettings
 from server.availability_settings import AvailabilitySettings
 from server.settings import EvaluationSettings, ServerSettings, Tracker
@@ -24,6 +34,23 @@ from strategies.base import Strategy
 from strategies.fedavg import FedAvg
 from strategies.registry import CalibrationSettings, ClosedFormSettings, StrategySettings
 from strategies.user import UserStrategy
+
+
+def _on_the_rest(stage: Stage, info: ValidationInfo) -> Stage:
+    """Return a stage with what it leaves out as the scenario says, checked as a scenario of its own."""
+    rest = info.data
+    if not rest.keys() >= set(KEYS):  # their own faults are told
+        return stage
+    whole = {key: getattr(stage, key) if key in stage.model_fields_set else rest[key] for key in KEYS}
+    try:
+        Scenario.model_validate(rest | whole)
+    except ValidationError as error:
+        for detail in error.errors(include_url=False):
+            context = detail.get("ctx") or {}
+            key, text = str(context.get("key", "")), str(context.get("message", detail["msg"]))
+            of_the_stage = key.partition(".")[0] in KEYS
+            raise setting_fault(key if of_the_stage else "", text if of_the_stage else f"{key} {text}") from None
+    return stage.model_copy(update=whole).within_rounds()
 
 
 class Scenario(Settings):
@@ -63,6 +90,11 @@ class Scenario(Settings):
     """How many rounds, and with whom."""
     evaluation: EvaluationSettings = EvaluationSettings()
     """What is evaluated, and how often."""
+    stages: tuple[Annotated[Stage, LaidOver(), AfterValidator(_on_the_rest)], ...] | None = Field(
+        default=None, examples=[[{"name": "closed-form", "strategy": "ridge"}, {"name": "head"}]]
+    )
+    """Parts of the run, one after another, each with some of `train`, `unfreeze`, `strategy` and `server` of its own,
+    laid over the scenario's; head and trained blocks go on from one to the next. null: the run is of one piece."""
     runtime: RuntimeSettings = InlineRuntime()
     """Where the clients of a simulation run."""
     shards: PositiveInt | None = None
@@ -74,6 +106,42 @@ class Scenario(Settings):
     """What `fedgraft compare` runs this scenario with: contenders, conditions and seeds; null: it is one run."""
     privacy: None = None
     """Reserved for privacy settings of a later version; must be null."""
+
+    def in_stages(self) -> tuple[Scenario, ...]:
+        """Return each stage as a scenario of one piece; itself if it is one."""
+        if self.stages is None:
+            return (self,)
+        ends = len(self.stages) - 1
+        return tuple(
+            self.model_copy(
+                update={
+                    **{key: getattr(stage, key) for key in KEYS},
+                    **{"init": self.init if number == 0 else None, "stages": None},
+                    "calibrate": self.calibrate if number == ends else None,
+                }
+            )
+            for number, stage in enumerate(self.stages)
+        )
+
+    def unfrozen_in(self, round_number: int) -> tuple[UnfreezeSettings | None, str | None]:
+        """Return how blocks are trained in a round, and the cut past which they are; None: the head alone."""
+        parts = self.in_stages()
+        last = last_rounds([part.server.rounds for part in parts])
+        number = stage_of(last, round_number) if self.stages is not None else 0
+        unfreeze = parts[number].unfreeze
+        before = last[number - 1] if number else 0
+        return unfreeze, None if unfreeze is None else unfreeze.cut_at(round_number - before)
+
+    @model_validator(mode="after")
+    def _stages_that_follow(self) -> Scenario:
+        if self.stages is not None:
+            if self.data.tasks is not None:
+                text = "came beside data.tasks, each of which has all the rounds of the run; set one of the two to null"
+                raise setting_fault("stages", text)
+            fault = fault_between(self.stages, self.server)
+            if fault is not None:
+                raise setting_fault(*fault)
+        return self
 
     @model_validator(mode="after")
     def _optimizer_of_the_strategy(self) -> Scenario:

@@ -33,7 +33,7 @@ from server.past_tasks import past_of, with_past
 from server.replies import unpacked_replies
 from server.roster import Call, Roster
 from server.round_record import RoundRecord, recorded
-from server.settings import EvaluationSettings, ServerSettings
+from server.settings import EvaluationSettings, ServerPart, ServerSettings
 from server.statistics import Questions
 from strategies.base import (
     ClassSums,
@@ -109,6 +109,8 @@ class PackedStrategy(FlwrStrategy):
         """Heads without each client of the round, `(num_clients, *shape)`, after one that asked for them."""
         self.busy_seconds: dict[int, float] = {}
         """Seconds that each host, by node, has spent on its messages."""
+        self.rounds_before = 0
+        """The number of the last round before the stage."""
         self.local_norm = False
         """Whether clients keep their own batch norm in trained blocks."""
         self.stopped = False
@@ -147,6 +149,14 @@ class PackedStrategy(FlwrStrategy):
         self.task_number, self.roster = number, roster
         self._questions = replace(self._questions, roster=roster, task_number=number)
         self.attendance = Attendance(self.attendance.settings, self.seed, roster.names, roster.num_train)
+
+    def in_stage(self, strategy: Strategy, part: ServerPart) -> PackedStrategy:
+        """Return the adapter of a stage of the run, before its first round; what clients keep begins anew in it."""
+        other = self.beside(strategy)
+        other.server, other.evaluation, other.rounds_before = part.server, self.evaluation, part.rounds_before
+        other.local_norm = part.unfreeze is not None and part.unfreeze.local_norm
+        other.stopped = False
+        return other
 
     def go_back(self, state: Arrays, versions: NDArray[np.int64], past: Arrays) -> None:
         """Forget the round in progress; go on from what a checkpoint held."""
@@ -224,7 +234,8 @@ class PackedStrategy(FlwrStrategy):
         """Return whether the head after a round (0: the start) is evaluated."""
         if self.curriculum is not None and self.curriculum.ends_after(round_number):
             return True
-        return round_number % self.evaluation.every == 0 or round_number == self.server.rounds
+        due = round_number % self.evaluation.every == 0
+        return due or round_number in (self.rounds_before, self.server.rounds)
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid

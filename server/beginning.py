@@ -26,7 +26,7 @@ from server.checkpoint import Checkpoint, Counters, last_checkpoint
 from server.course import Course
 from server.evaluation import CentralAlignment, CentralTest
 from server.exchange import HostError
-from server.flower_strategy import UnpackedStrategy
+from server.flower_strategy import runnable
 from server.label_shift import check_label_shift
 from server.roster import Roster, call_the_roll, call_the_sites
 from server.run_directory import RunDirectory, new_directory
@@ -34,15 +34,14 @@ from server.settings import ServerPart
 from server.sites import Sites
 from server.statistics import Questions
 from server.unfreezing import check_cuts
-from strategies.base import Strategy
-from strategies.flower import FlowerStrategy
 
 
-def open_directory(submission: Submission, part: ServerPart) -> tuple[RunDirectory, Checkpoint | None]:
+def open_directory(submission: Submission, parts: tuple[ServerPart, ...]) -> tuple[RunDirectory, Checkpoint | None]:
     """Return the run's directory and, when resuming, its last checkpoint."""
     run = submission.run
-    path = Path(run.directory) if run.directory else new_directory(Path("runs").absolute(), part.name)
+    path = Path(run.directory) if run.directory else new_directory(Path("runs").absolute(), parts[0].name)
     directory = RunDirectory(path)
+    directory.stages = {part.stage: part.server.rounds for part in parts if part.stage is not None}
     if run.resume:
         directory.facts()
         checkpoint = last_checkpoint(path / "checkpoints")
@@ -57,9 +56,14 @@ def open_directory(submission: Submission, part: ServerPart) -> tuple[RunDirecto
 
 
 def begin(
-    grid: Grid, submission: Submission, part: ServerPart, directory: RunDirectory, checkpoint: Checkpoint | None
+    grid: Grid,
+    submission: Submission,
+    parts: tuple[ServerPart, ...],
+    directory: RunDirectory,
+    checkpoint: Checkpoint | None,
 ) -> Course:
     """Call the roll, distribute the backbone and set the head."""
+    part = parts[0]
     run_id = submission.run.run_id or str(uuid.uuid4())
     counters = checkpoint.counters if checkpoint else Counters(seconds=dict(submission.run.prepared_seconds))
     timeout = part.server.timeout_seconds
@@ -73,16 +77,18 @@ def begin(
         roster = call_the_roll(grid, run_id, submission.run.num_hosts, part.shards, counters, timeout)
     else:
         roster = call_the_sites(grid, run_id, sites, part.shards, counters)
-    _check_clients(part, roster)
+    for stage in parts:
+        _check_clients(stage, roster)
     _tell(part, roster)
     info = describe(part.backbone)
-    check_cuts(part, info)
+    check_cuts(parts, info)
     num_sent = distribute(grid, roster, part.backbone, info, run_id, counters, timeout, sites)
     if num_sent:
         what = "host" if sites is None else "site"
         report("note", text=f"backbone weights sent to {num_sent} {what}{'s' if num_sent > 1 else ''}")
     feature_dim = info.feature_dim or next(iter(roster.descriptions.values())).feature_dim
-    part.check_task(roster.task)
+    for stage in parts:
+        stage.check_task(roster.task)
     alignment = None
     if part.align is not None:
         questions = Questions(roster, run_id, info.weights_digest, feature_dim)
@@ -90,9 +96,9 @@ def begin(
         alignment = asked.of_run(part.align, directory.path)
     loss = resolve_loss(part.loss, roster.task, roster.label_names)
     objective = Objective(part.head, loss, roster.task, len(roster.label_names))
-    check_label_shift(part, objective, int(roster.num_validation.sum()))
+    check_label_shift(parts[-1], objective, int(roster.num_validation.sum()))
     adapter = PackedStrategy(
-        _strategy(part.strategy),
+        runnable(part.strategy),
         roster,
         part.server,
         part.evaluation,
@@ -110,17 +116,19 @@ def begin(
     central = _central(part, objective, counters, threads, alignment)
     if checkpoint:
         _check_state(checkpoint, roster)
-        adapter.go_back(checkpoint.state, checkpoint.versions, checkpoint.past)
         report("note", text=f"resumed after round {checkpoint.round_number}")
         number = checkpoint.round_number
         course = Course(
-            part, directory, grid, roster, adapter, central, counters, checkpoint.head, threads, sites, number
+            parts, part, directory, grid, roster, adapter, central, counters, checkpoint.head, threads, sites, number
         )
+        if course.of(number):
+            course.enter(course.of(number))
+        course.adapter.go_back(checkpoint.state, checkpoint.versions, checkpoint.past)
         course.best = checkpoint.best
         return course
     head = initial_head(part.head, feature_dim, objective.num_outputs, part.seed)
     adapter.state = dict(adapter.strategy.init(head))
-    return Course(part, directory, grid, roster, adapter, central, counters, head, threads, sites)
+    return Course(parts, part, directory, grid, roster, adapter, central, counters, head, threads, sites)
 
 
 def _sites(submission: Submission, part: ServerPart) -> Sites | None:
@@ -148,10 +156,6 @@ def _check_state(checkpoint: Checkpoint, roster: Roster) -> None:
         )
 
 
-def _strategy(strategy: Strategy) -> Strategy:
-    return UnpackedStrategy.of(strategy) if isinstance(strategy, FlowerStrategy) else strategy
-
-
 def _check_clients(part: ServerPart, roster: Roster) -> None:
     """Refuse a round, or a strategy, that needs more clients than there can be.
 
@@ -163,7 +167,7 @@ def _check_clients(part: ServerPart, roster: Roster) -> None:
     cohort = part.server.cohort_size(len(roster.names))
     shortage = part.strategy.shortage(min(cohort, int((roster.num_train > 0).sum())))
     if shortage:
-        raise ScenarioError(part.name, [Fault("strategy", shortage)])
+        raise ScenarioError(part.name, [Fault(f"{part.place}strategy", shortage)])
 
 
 def _tell(part: ServerPart, roster: Roster) -> None:

@@ -11,11 +11,13 @@ from flwr.serverapp import Grid
 
 from fedgraft.metrics import Sums
 from fedgraft.progress import report
+from fedgraft.stages import stage_of
 from fedgraft.wire.records import Arrays
 from server.adapter import PackedStrategy
 from server.checkpoint import Best, Checkpoint, Counters, last_checkpoint, save_checkpoint
 from server.evaluation import CentralTest
 from server.exchange import StateLostError
+from server.flower_strategy import runnable
 from server.roster import Roster
 from server.run_directory import RunDirectory
 from server.settings import ServerPart
@@ -27,8 +29,14 @@ MOST_GOINGS_BACK = 3
 
 @dataclass
 class Course:
-    """A run in progress."""
+    """A run in progress.
 
+    Attributes:
+        parts: what is read of each stage; one of a run of one piece.
+        part: the stage that the run is in.
+    """
+
+    parts: tuple[ServerPart, ...]
     part: ServerPart
     directory: RunDirectory
     grid: Grid
@@ -49,6 +57,33 @@ class Course:
     pictures: bool = True
     label_shift: dict[str, Any] = field(default_factory=dict)
     """What the last head reaches with other label priors."""
+
+    @property
+    def stage(self) -> int:
+        """Which stage the run is in, from 0."""
+        return self.parts.index(self.part)
+
+    def of(self, round_number: int) -> int:
+        """Return which stage a round is of."""
+        return stage_of([part.server.rounds for part in self.parts], round_number)
+
+    @property
+    def number_of_head(self) -> int:
+        """The round that the head came out of: the last, or the best."""
+        return self.round_number if self.head_round is None else self.head_round
+
+    @property
+    def cut_of_head(self) -> str | None:
+        """The cut past which blocks came with the head; None: it came alone."""
+        number = self.number_of_head
+        return self.parts[self.of(number)].cut_at(number)
+
+    def enter(self, stage: int) -> None:
+        """Be in a stage: with its strategy and its settings, at its beginning."""
+        self.part = self.parts[stage]
+        self.adapter = self.adapter.in_stage(runnable(self.part.strategy), self.part)
+        if self.central is not None:
+            self.central.unfreeze = self.part.unfreeze
 
 
 def save(course: Course) -> None:
@@ -89,5 +124,7 @@ def go_back(course: Course, lost: StateLostError) -> None:
     course.directory.truncate(checkpoint.sizes)
     course.head, course.round_number, course.central_sums = checkpoint.head, checkpoint.round_number, None
     course.best, course.head_round = checkpoint.best, None
+    if course.of(checkpoint.round_number) != course.stage:
+        course.enter(course.of(checkpoint.round_number))
     course.adapter.go_back(checkpoint.state, checkpoint.versions, checkpoint.past)
     report("note", text=f"{lost}; the run goes back to the end of round {checkpoint.round_number}")

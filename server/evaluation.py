@@ -52,7 +52,9 @@ class CentralTest:
         alignment: CentralAlignment | None = None,
     ) -> None:
         self._alignment = alignment
-        self._workspace, self._unfreeze = workspace, unfreeze
+        self._workspace = workspace
+        self.unfreeze = unfreeze
+        """How blocks are trained, in the stage that the run is in."""
         self._whole = workspace.federation
         self._objective = objective
         self._threads = threads
@@ -107,7 +109,7 @@ class CentralTest:
         if cut is None:
             inputs = self.features
         else:
-            unfrozen = self._workspace.unfrozen(cut, self._unfreeze)
+            unfrozen = self._workspace.unfrozen(cut, self.unfreeze)
             inputs, objective = unfrozen.activations, replace(objective, blocks=unfrozen.blocks)
         targets, rows = federation.samples.targets, federation.test
         return evaluate_rows(inputs, targets, rows, head, objective, self._threads, with_confidence=with_confidence)

@@ -21,7 +21,7 @@ from flwr.serverapp.strategy import Strategy as FlwrStrategy
 from numpy.typing import NDArray
 
 from fedgraft.errors import Fault, FedGraftError, ScenarioError, listed, nearest
-from strategies.base import Arrays, Half, Outcome, Replies, Request
+from strategies.base import Arrays, Half, Outcome, Replies, Request, Strategy
 from strategies.flower import FlowerStrategy
 
 REFUSED = {
@@ -222,3 +222,8 @@ def _put_state(strategy: FlwrStrategy, state: Arrays) -> None:
         elif kind == "list":
             restored = [items[key] for key in sorted(items)]
         setattr(strategy, attribute, restored)
+
+
+def runnable(strategy: Strategy) -> Strategy:
+    """Return a strategy as an adapter takes it: one of Flower's unpacked, any other as it is."""
+    return UnpackedStrategy.of(strategy) if isinstance(strategy, FlowerStrategy) else strategy

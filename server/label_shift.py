@@ -76,8 +76,7 @@ def correct(course: Course) -> dict[str, Any]:
     found: dict[str, Any] = {"condition": told, "penalty": settings.penalty, **_clients(course, before, counts)}
     if course.central is not None and course.central_sums is not None:
         weights = label_weights(counts, answer_counts(course.central_sums), settings.penalty)
-        cut = course.part.cut_at(course.round_number if course.head_round is None else course.head_round)
-        sums = course.central.evaluate(course.head, cut, tuple(np.log(weights).tolist()))
+        sums = course.central.evaluate(course.head, course.cut_of_head, tuple(np.log(weights).tolist()))
         found["central"] = summarise(sums, "classes")
         found["central_weights"] = dict(zip(course.roster.label_names, weights.tolist(), strict=True))
     return found
@@ -88,7 +87,7 @@ def _clients(course: Course, before: RoundRecord, counts: NDArray[np.float64]) -
     settings, adapter = course.part.evaluation.label_shift, course.adapter
     parameters = {"penalty": 0.0 if settings is None else settings.penalty}
     request = Request(Half(LABEL_SHIFT, parameters), arrays={"confusion": counts})
-    round_number = course.round_number if course.head_round is None else course.head_round
+    round_number = course.number_of_head
     messages = adapter.evaluate_now(round_number, array_record(course.head), request)
     adapter.aggregate_evaluate(round_number, answers(course, messages, adapter, round_number) or [])
     after, adapter.record = adapter.record, before

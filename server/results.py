@@ -15,6 +15,7 @@ from fedgraft.memory import peak_bytes
 from fedgraft.metrics import PRIMARY, metric_rows, summarise
 from fedgraft.models.losses import Task
 from fedgraft.progress import report
+from fedgraft.stages import strategies_text
 from fedgraft.tensor_files import save_tensors
 from fedgraft.wire.protocol import SCHEMA
 from fedgraft.workspace import open_workspace
@@ -23,6 +24,7 @@ from server.advice.facts import facts_of
 from server.balance import balance, measured_line
 from server.lifelong import lifelong_summary, task_lines, write_tasks
 from server.round_record import RoundRecord
+from server.stages import stages_of
 from server.tracking import track
 from server.unfreezing import tuned, tuned_text
 
@@ -37,25 +39,19 @@ def write_results(course: Course) -> None:
     """Write `head.safetensors`, the pictures, and last `summary.json`, which marks the run as finished."""
     path = course.directory.path
     report("phase", name="results")
-    save_tensors(path / "head.safetensors", course.head, {"schema": SCHEMA, "round": _head_round(course)})
+    save_tensors(path / "head.safetensors", course.head, {"schema": SCHEMA, "round": course.number_of_head})
     summary = summary_of(course)
     line = measured_line(summary["hosts"])
     if line is not None:
         report("explain", text=line)
     if course.pictures:
-        _draw(
-            course, summary["metric"], f"{summary['name']}: {summary['strategy']}, {summary['num_clients']:,} clients"
-        )
+        title = f"{summary['name']}: {strategies_text(summary)}, {summary['num_clients']:,} clients"
+        _draw(course, summary["metric"], title)
     write_tasks(course, summary)
     write_text(path / "summary.txt", summary_text(summary))
     track(course.part.tracking, path, summary)
     write_text(path / "summary.json", json.dumps(summary, indent=2) + "\n")
     report("finished", **{key: summary[key] for key in ("rounds", "bytes_down", "bytes_up")})
-
-
-def _head_round(course: Course) -> int:
-    """Return the round that the head came out of: the last, or the best."""
-    return course.round_number if course.head_round is None else course.head_round
 
 
 def _draw(course: Course, metric: str, title: str) -> None:
@@ -64,7 +60,7 @@ def _draw(course: Course, metric: str, title: str) -> None:
     from server.pictures import accuracy_picture
 
     path, part = course.directory.path, course.part
-    accuracy_picture(metric_rows(path), path / "accuracy.png", metric, title)
+    accuracy_picture(metric_rows(path), path / "accuracy.png", metric, title, course.directory.stages)
     if part.data.at_sites:
         return
     workspace = open_workspace(part.data, part.seed, part.backbone, part.features)
@@ -76,11 +72,7 @@ def summary_of(course: Course) -> dict[str, Any]:
     adapter, counters = course.adapter, course.counters
     task = adapter.objective.task
     last = adapter.record or RoundRecord(np.zeros(0, dtype=np.int64))
-    groups = (
-        course.central.by_group(course.head, course.part.cut_at(_head_round(course)))
-        if course.central is not None
-        else {}
-    )
+    groups = course.central.by_group(course.head, course.cut_of_head) if course.central is not None else {}
     personal, lifelong = last.summarised("personal", task), lifelong_summary(course)
     central = summarise(course.central_sums, task) if course.central_sums is not None else {}
     summary: dict[str, Any] = {
@@ -92,12 +84,13 @@ def summary_of(course: Course) -> dict[str, Any]:
         "metric": PRIMARY[task],
         "rounds": course.round_number,
         **({} if course.head_round is None else {"best_round": course.head_round}),
+        **_stages(course, central, last.summarised("validation", task)),
         "num_clients": len(course.roster.names),
         "num_train": int(course.roster.num_train.sum()),
         "label_names": list(course.roster.label_names),
         **_attack(course),
         **({} if course.part.align is None else {"align": course.part.align.model_dump(mode="json")}),
-        **tuned(course, _head_round(course)),
+        **tuned(course, course.number_of_head),
         "weights_digest": adapter.weights_digest,
         "central": central,
         "validation": last.summarised("validation", task),
@@ -118,6 +111,18 @@ def summary_of(course: Course) -> dict[str, Any]:
         names = ("count", "confidence", "correct")
         summary["central_reliability"] = {name: course.central_sums[f"bin_{name}"].tolist() for name in names}
     return summary
+
+
+def _stages(course: Course, central: Mapping[str, float], validation: Mapping[str, float]) -> dict[str, Any]:
+    """Return what each stage was and what came out of it, with what the run ended with for the last; or nothing."""
+    stages = stages_of(course)
+    if not stages:
+        return {}
+    stages[-1] |= {} if course.head_round is None else {"best_round": course.head_round}
+    stages[-1] |= {"central": dict(central)} if central else {}
+    stages[-1] |= {"validation": dict(validation)} if validation else {}
+    rounds = sum(stage["rounds"] for stage in stages)
+    return {"rounds": rounds, "head_round": course.number_of_head, "stages": stages}
 
 
 def _groups(groups: Mapping[str, tuple[int, float]], task: Task) -> dict[str, Any]:
@@ -173,12 +178,13 @@ def summary_text(summary: dict[str, Any]) -> str:
     """Return the summary as a few aligned lines."""
     metric = summary["metric"]
     title = metric.replace("_", " ")
-    rows = [("strategy", summary["strategy"])]
+    rows = [("strategy", strategies_text(summary))]
     rows += [(f"{title}, {label}", f"{value:.4f}") for label, value in headlines(summary)]
     rows += [
         *_group_rows(summary),
         *_label_shift_rows(summary),
         ("rounds", f"{summary['rounds']}{_stopped(summary)}"),
+        *_stage_rows(summary),
         ("clients", f"{summary['num_clients']} ({summary['num_train']:,} training samples)"),
         *_attack_rows(summary),
         *_align_rows(summary),
@@ -212,6 +218,25 @@ def _label_shift_rows(summary: dict[str, Any]) -> list[tuple[str, str]]:
         if found.get(group)
     ]
     return [*rows, ("label priors", "not corrected: see the note")] if "refused" in found else rows
+
+
+def _stage_rows(summary: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return a row a stage: what it was, what its head scored, and what it cost."""
+    found, metric = [], summary["metric"]
+    for stage in summary.get("stages", []):
+        scored: Mapping[str, float] = next(
+            (stage[part] for part in ("central", "validation") if metric in stage.get(part, {})), {}
+        )
+        facts = [stage["strategy"], _counted(stage["rounds"], "round")]
+        facts += [f"head of round {stage['best_round']}"] if "best_round" in stage else []
+        facts += [f"{metric.replace('_', ' ')} {scored[metric]:.4f}"] if scored else []
+        facts += [f"bytes {stage['bytes_down']:,} / {stage['bytes_up']:,}", f"{stage['seconds']:.2f} s"]
+        found.append((f"stage {stage['name']}", ", ".join(facts)))
+    return found
+
+
+def _counted(number: int, word: str) -> str:
+    return f"{number} {word}" if number == 1 else f"{number} {word}s"
 
 
 def _stopped(summary: dict[str, Any]) -> str:

@@ -27,6 +27,7 @@ from server.lifelong import curriculum_of, take_task, write_task_row
 from server.results import write_results
 from server.round_record import RoundRecord
 from server.settings import ServerPart
+from server.stages import begin_next, leave_out_the_rest, tell
 from server.stopping import note_validation, stops, take_best
 from server.unfreezing import unfreeze
 from strategies.base import Strategy
@@ -38,13 +39,13 @@ def conduct(grid: Grid, submission: Submission) -> Path:
     Raises:
         FedGraftError: anything that the user can mend.
     """
-    part = ServerPart.model_validate_json(submission.scenario_json).within_rounds()
-    directory, checkpoint = open_directory(submission, part)
+    parts = ServerPart.model_validate_json(submission.scenario_json).in_stages()
+    directory, checkpoint = open_directory(submission, parts)
     with directory.recording():
         if directory.finished:
             return directory.path
         forget_peak()
-        course = begin(grid, submission, part, directory, checkpoint)
+        course = begin(grid, submission, parts, directory, checkpoint)
         course.pictures = submission.run.pictures
         course.adapter.curriculum = curriculum_of(course)
         take_task(course, course.round_number)
@@ -61,6 +62,7 @@ def conduct(grid: Grid, submission: Submission) -> Path:
 
 def _start(course: Course) -> None:
     """Make the head that the run starts from, and write its first checkpoint."""
+    tell(course)
     if course.part.init is not None:
         course.head = _made_at_once(course, course.part.init, 0, "init")
         course.adapter.state = dict(course.adapter.strategy.init(course.head))
@@ -69,12 +71,25 @@ def _start(course: Course) -> None:
 
 
 def _further(course: Course) -> bool:
-    """Run the next round, or after the last one the run's end; return whether that was the end."""
+    """Run the next round, or go on to the next stage, or after the last one to the run's end; return whether it was."""
     if course.round_number < course.part.server.rounds and not stops(course):
         _round(course)
-        return False
-    _end(course)
-    return True
+    elif course.part is not course.parts[-1]:
+        _next_stage(course)
+    else:
+        _end(course)
+        return True
+    return False
+
+
+def _next_stage(course: Course) -> None:
+    """Go on to the next stage, with the last head, or the best if the stage stops early."""
+    if stops(course):
+        take_best(course)
+        leave_out_the_rest(course)
+        _evaluate_centrally(course)
+        save(course)
+    begin_next(course)
 
 
 def _round(course: Course) -> None:
@@ -104,7 +119,7 @@ def _round(course: Course) -> None:
     row |= _attendance_of(adapter, number)
     row |= _spent(course, started, before)
     course.directory.row(number, "train", row)
-    report("round", number=number, of=course.part.server.rounds, **course.directory.latest)
+    report("round", number=number, of=course.parts[-1].server.rounds, **course.directory.latest)
     # In a skipped round hosts did not write the client state that a checkpoint would name.
     if course.part.server.saves_after(number) and (shortage is None or not adapter.versions.any()):
         save(course)
@@ -205,7 +220,7 @@ def _evaluate_centrally(course: Course, group: str = "central") -> None:
     if course.central is None or not due:
         return
     started = time.perf_counter()
-    sums = course.central.evaluate(course.head, course.part.cut_at(course.round_number))
+    sums = course.central.evaluate(course.head, course.cut_of_head)
     course.counters.spend("evaluate", time.perf_counter() - started)
     values = summarise(sums, course.adapter.objective.task)
     course.directory.row(course.round_number, group, {"num_samples": int(sums["count"]), **values})
@@ -217,13 +232,13 @@ def _end(course: Course) -> None:
     adapter = course.adapter
     if stops(course):
         take_best(course)
-    number = course.round_number if course.head_round is None else course.head_round
+    number = course.number_of_head
     if course.part.calibrate is not None:
         course.head = _made_at_once(course, course.part.calibrate, course.round_number, "calibrate")
         course.central_sums = None
         _evaluate_centrally(course, "calibrated")
     if course.central is not None and course.central_sums is None:
-        course.central_sums = course.central.evaluate(course.head, course.part.cut_at(number))
+        course.central_sums = course.central.evaluate(course.head, course.cut_of_head)
     messages = list(adapter.configure_evaluate(number, array_record(course.head), ConfigRecord(), course.grid))
     adapter.aggregate_evaluate(number, answers(course, messages, adapter, number) or [])
     if adapter.record is not None and course.head_round is None:

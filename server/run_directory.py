@@ -4,7 +4,7 @@
 | --- | --- |
 | `run.json` | schema and protocol numbers, run id, seed, versions, git revision if any |
 | `scenario.yaml` | the resolved scenario |
-| `metrics.jsonl` | one row a round and group: `train`, `validation`, `central`, `personal`, `tasks` |
+| `metrics.jsonl` | one row a round and group: `train`, `validation`, `central`, `personal`, `tasks`; its stage |
 | `client_metrics.csv` | one row a round, client and part |
 | `checkpoints/round-*.safetensors` | head, strategy state and counters; the last two |
 | `client-state/` | what clients keep from round to round; written by the hosts |
@@ -43,6 +43,7 @@ from fedgraft import __version__
 from fedgraft.errors import StoreError, WireError
 from fedgraft.files import write_text
 from fedgraft.progress import listening
+from fedgraft.stages import stage_of
 from fedgraft.submission import Submission
 from fedgraft.wire.protocol import PROTOCOL, SCHEMA, check_number
 
@@ -64,6 +65,8 @@ class RunDirectory:
         self.path = path
         self.latest: dict[str, float] = {}
         """The last value of each metric, `group/metric`, for whoever shows the run's progress."""
+        self.stages: Mapping[str, int] = {}
+        """Name and last round of each stage; empty for a run of one piece."""
 
     def create(self, submission: Submission) -> None:
         """Make the folder of a new run.
@@ -121,7 +124,9 @@ class RunDirectory:
         """Append a row to `metrics.jsonl`."""
         numbers = {name: value for name, value in values.items() if isinstance(value, float)}
         self.latest |= {f"{group}/{name}": value for name, value in numbers.items()}
-        self.append("metrics.jsonl", json.dumps({"round": round_number, "group": group, **values}) + "\n")
+        names = list(self.stages)
+        stage = {"stage": names[stage_of(list(self.stages.values()), round_number)]} if names else {}
+        self.append("metrics.jsonl", json.dumps({"round": round_number, "group": group, **stage, **values}) + "\n")
 
     def client_rows(self, round_number: int, names: Sequence[str], columns: Mapping[str, NDArray[Any]]) -> None:
         """Append what is known of each client to `client_metrics.csv`.

@@ -18,6 +18,7 @@ from fedgraft.models.settings import BackboneSettings
 from fedgraft.models.unfreeze_settings import UnfreezeSettings
 from fedgraft.settings import Settings, setting_fault
 from fedgraft.simulation.settings import ResolvedShards
+from fedgraft.stages import last_rounds
 from server.availability_settings import AvailabilitySettings
 from strategies.registry import CalibrationSettings, ClosedFormSettings, StrategySettings
 
@@ -112,33 +113,64 @@ class EvaluationSettings(Settings):
     """With a closed form: keep the head without each client, and what its samples changed on the central test part."""
 
 
-class ServerPart(Settings):
-    """What the server side reads of a resolved scenario; the rest is none of its business."""
+class StagePart(Settings):
+    """What the server side reads of a stage: all that may differ from stage to stage."""
 
     model_config = ConfigDict(extra="ignore")
 
     name: str
+    unfreeze: UnfreezeSettings | None = None
+    strategy: StrategySettings
+    server: ServerSettings
+
+
+class ServerPart(StagePart):
+    """What the server side reads of a resolved scenario; the rest is none of its business."""
+
     seed: int
     data: DataSettings
     backbone: BackboneSettings
     features: FeatureSettings
     head: HeadSettings
     loss: LossSettings
-    unfreeze: UnfreezeSettings | None = None
     align: AlignSettings | None = None
-    strategy: StrategySettings
     init: ClosedFormSettings | None
     calibrate: CalibrationSettings | None
     attack: AttackSettings | None = None
     availability: AvailabilitySettings | None = None
-    server: ServerSettings
     evaluation: EvaluationSettings
     tracking: tuple[Tracker, ...] = ()
     shards: ResolvedShards = 1
+    stages: tuple[StagePart, ...] | None = None
+    stage: str | None = None
+    """The name of the stage that this is, as `in_stages` gives it; None: the run is of one piece."""
+    place: str = ""
+    """What keys of the stage begin with, in texts: `stages[1].`."""
+    rounds_before: NonNegativeInt = 0
+    """The number of the last round before the stage. `server.rounds` of a stage is the number of its own last one."""
 
     def cut_at(self, round_number: int) -> str | None:
         """Return the cut past which a round trains blocks with the head; None: the head alone."""
-        return None if self.unfreeze is None else self.unfreeze.cut_at(round_number)
+        return None if self.unfreeze is None else self.unfreeze.cut_at(round_number - self.rounds_before)
+
+    def in_stages(self) -> tuple[ServerPart, ...]:
+        """Return what is read of each stage, rounds numbered through; of a run of one piece itself."""
+        if self.stages is None:
+            return (self.within_rounds(),)
+        last = last_rounds([stage.server.rounds for stage in self.stages])
+        keys = [key for key in StagePart.model_fields if key != "name"]
+        return tuple(
+            self.model_copy(
+                update={
+                    **{key: getattr(stage, key) for key in keys},
+                    "server": stage.server.model_copy(update={"rounds": last[number]}),
+                    "stage": stage.name,
+                    "place": f"stages[{number}].",
+                    "rounds_before": last[number - 1] if number else 0,
+                }
+            )
+            for number, stage in enumerate(self.stages)
+        )
 
     def within_rounds(self) -> ServerPart:
         """Return this part with no more rounds than the strategy can use, of all tasks together if there are some."""
@@ -154,7 +186,7 @@ class ServerPart(Settings):
             ScenarioError: says what each strategy can.
         """
         for key, strategy in (
-            ("strategy", self.strategy),
+            (f"{self.place}strategy", self.strategy),
             ("init", self.init),
             ("calibrate", self.calibrate),
         ):

@@ -1,4 +1,4 @@
-"""Early stopping: a run ends when the clients' validation loss has not fallen for some rounds.
+"""Early stopping: a run, or a stage of it, ends when the clients' validation loss has not fallen for some rounds.
 
 Lutz Prechelt, "Early stopping - but when?", 1998. The loss of a round's head comes with the replies to the next round,
 so that it costs no message of its own.
@@ -35,7 +35,7 @@ def note_validation(course: Course, record: RoundRecord | None, sent: Arrays) ->
 
 
 def stops(course: Course) -> bool:
-    """Return whether the run ends before its last round."""
+    """Return whether the run, or the stage that it is in, ends before its last round."""
     patience, best = course.part.server.patience, course.best
     if patience is None or best is None or course.round_number >= course.part.server.rounds:
         return False
@@ -43,14 +43,17 @@ def stops(course: Course) -> bool:
 
 
 def take_best(course: Course) -> None:
-    """Go back to the best head, with which the run ends."""
+    """Go back to the best head, with which the run, or the stage, ends."""
     best = course.best
     if best is None:
         return
+    what = "the run" if course.part is course.parts[-1] else f"stage {course.part.stage}"
+    began = course.part.rounds_before > 0 and best.round_number == course.part.rounds_before
+    head = "the head that it began with" if began else f"the head of round {best.round_number}"
     report(
         "note",
-        text=f"no better validation loss than {best.loss:.4g} for {course.part.server.patience} rounds: the run ends "
-        f"after round {course.round_number} with the head of round {best.round_number}",
+        text=f"no better validation loss than {best.loss:.4g} for {course.part.server.patience} rounds: {what} ends "
+        f"after round {course.round_number} with {head}",
     )
     course.head, course.head_round, course.central_sums = best.head, best.round_number, None
     course.adapter.stopped = True

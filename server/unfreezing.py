@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fedgraft.errors import Fault, ScenarioError
 from fedgraft.models.info import BackboneInfo
 from fedgraft.models.settings import BackboneSettings
-from fedgraft.models.unfreeze_settings import BLOCKS, UnfreezeSettings
+from fedgraft.models.unfreeze_settings import BLOCKS, UnfreezeSettings, fault_of_stages
 from fedgraft.progress import report
 from server.course import Course
 from server.settings import ServerPart
@@ -30,19 +30,19 @@ def check_targets(backbone: BackboneSettings, unfreeze: UnfreezeSettings) -> Non
         loaded.blocks(step.cut, unfreeze)
 
 
-def check_cuts(part: ServerPart, info: BackboneInfo) -> None:
+def check_cuts(parts: Sequence[ServerPart], info: BackboneInfo) -> None:
     """Refuse cuts that the backbone does not have, or past which nothing lies before the head.
 
     Raises:
         ScenarioError: says which there are.
     """
-    if part.unfreeze is None:
-        return
-    fault = part.unfreeze.fault(info.cuts, info.cut)
+    fault = fault_of_stages([part.unfreeze for part in parts], info.cuts, info.cut)
     if fault is not None:
-        raise ScenarioError(part.name, [Fault(*fault)])
-    if part.data.at_sites and part.unfreeze.adds:
-        check_targets(part.backbone, part.unfreeze)
+        number, key, text = fault
+        raise ScenarioError(parts[number].name, [Fault(f"{parts[number].place}{key}", text)])
+    for part in parts:
+        if part.data.at_sites and part.unfreeze is not None and part.unfreeze.adds:
+            check_targets(part.backbone, part.unfreeze)
 
 
 def unfreeze(course: Course, round_number: int) -> None:
@@ -64,7 +64,9 @@ def unfreeze(course: Course, round_number: int) -> None:
         return
     if course.adapter.versions.any():
         text = f"unfreezes '{cut}' in round {round_number}, but {course.adapter.strategy.title} has clients keep state"
-        fault = Fault("unfreeze.schedule", f"{text}, which can't grow; give one cut from round 1 on")
+        fault = Fault(
+            f"{course.part.place}unfreeze.schedule", f"{text}, which can't grow; give one cut from round 1 on"
+        )
         raise ScenarioError(course.part.name, [fault])
     course.head = {**course.head, **joining}
     course.adapter.state = {**course.adapter.strategy.init(course.head), **(course.adapter.state or {})}
@@ -84,7 +86,8 @@ def tuned(course: Course, round_number: int) -> dict[str, Any]:
         course: at its end.
         round_number: the round that its head came out of.
     """
-    part, cut = course.part, course.part.cut_at(round_number)
+    part = course.parts[course.of(round_number)]
+    cut = part.cut_at(round_number)
     num_trained = sum(value.size for name, value in course.head.items() if name.startswith(BLOCKS))
     if part.unfreeze is None or part.unfreeze.method.name == "full" or cut is None or not num_trained:
         return {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -65,7 +66,7 @@ class PersonalCohort:
     def train(self, task: LocalTask, heads_of: HeadsOf, pull: float = 0.0) -> Iterator[OwnTrained]:
         """Train each client's own head, from what `heads_of` returns; yield those that trained at once."""
         members = self._members
-        targets = members.targets_of(min(task.round_number, task.num_rounds))
+        targets = members.targets_of(min(task.round_number, task.last_round))
         if task.train.form == "loop":
             samples = members.samples(self._index, self._features, targets)
             return train_own_one_by_one(
@@ -99,7 +100,7 @@ class PersonalCohort:
         """
         tuned = _changed(task.train, epochs)
         evaluation, left = self._evaluation(), np.ones(len(self._index), dtype=np.bool_)
-        after = LocalTask(task.objective, tuned, task.seed, task.num_rounds + 1, task.num_rounds)
+        after = replace(task, train=tuned, round_number=task.last_round + 1)
         for trained in self.train(after, self._copies):
             evaluation.add(trained.turns, lambda places, trained=trained: _some(trained.heads, places))  # type: ignore[misc]
             left[trained.turns] = False

@@ -75,7 +75,7 @@ class EvaluateAnswers:
                 f"those that do are {listed(name for name, other in HALVES.items() if other.personal != 'none')}"
             )
         if kind.personal == "fine_tuned":
-            return cohort.fine_tuned(members.task(members.part.server.rounds), int(half.parameters["epochs"]))
+            return cohort.fine_tuned(members.task(members.part.last_round), int(half.parameters["epochs"]))
         if kind.personal == "blended":
             with numpy_threads(members.threads):
                 return cohort.blended(groups.get("extra", {}), half.parameters)

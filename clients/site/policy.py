@@ -38,8 +38,12 @@ KNOWN_KEYS = frozenset(
     "tracking",
     "unfreeze",
     "align",
+    "stages",
 }
 """The keys of a scenario that this version knows; what asks for more asks for what it lacks."""
+
+KNOWN_KEYS_OF_A_STAGE = frozenset(("name", "train", "unfreeze", "strategy", "server"))
+"""The same of one of its stages."""
 
 OF_STATISTICS = ("moments", "statistics", "cross_validate", "class_sums", "mixtures", "leave_out")
 """Requests whose answers are functions of sums over chosen clients' samples."""
@@ -104,6 +108,12 @@ def read_policy(path: Path) -> PolicySettings:
     if not path.exists() or not _says_anything(path):
         return PolicySettings()
     return load_settings(path, PolicySettings, POLICY)
+
+
+def _stages(submitted: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the stages of a scenario as they were sent; what is none is refused where it is read."""
+    stages = submitted.get("stages")
+    return [stage for stage in stages if isinstance(stage, dict)] if isinstance(stages, list) else []
 
 
 def _says_anything(path: Path) -> bool:
@@ -223,7 +233,13 @@ class Policy:
 
     def _check_scenario(self, question: Question) -> None:
         settings, submitted = self._settings, question.submitted
+        stages = _stages(submitted)
         unknown = sorted(key for key, value in submitted.items() if key not in KNOWN_KEYS and value is not None)
+        unknown += sorted(
+            f"stages.{key}"
+            for key in {key for stage in stages for key, value in stage.items() if value is not None}
+            if key not in KNOWN_KEYS_OF_A_STAGE
+        )
         if unknown or submitted.get("privacy") is not None:
             what = listed(unknown) or "privacy"
             text = f"the scenario asks for {what}, which this version of FedGraft lacks"
@@ -231,7 +247,8 @@ class Policy:
         if settings.scenarios is not None and question.scenario_digest not in settings.scenarios:
             text = f"the scenario '{submitted.get('name', '')}' with digest {question.scenario_digest} is not allowed"
             raise self._refusal(text, "scenarios", "add the digest")
-        if submitted.get("unfreeze") is not None and not settings.backbone_training:
+        trains_blocks = any(part.get("unfreeze") is not None for part in (submitted, *stages))
+        if trains_blocks and not settings.backbone_training:
             text = "the scenario trains blocks of the backbone (unfreeze)"
             raise self._refusal(text, "backbone_training", "set it to true")
 

@@ -6,11 +6,14 @@ import json
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from fedgraft.commands.terminal import JsonOption, ScenarioArgument, SetOption, err, escaped, out, shown
+
+if TYPE_CHECKING:
+    from scenarios.stages import Stage
 
 
 def run(
@@ -62,6 +65,15 @@ def _resume_command() -> str:
     return shlex.join(["fedgraft", *words, "--resume"])
 
 
+def _stage_line(stage: Stage, number: int, of: int) -> str:
+    """Return a line about a stage that is to come."""
+    rounds = "1 round" if stage.server.rounds == 1 else f"{stage.server.rounds} rounds"
+    text = f"stage {number + 1} of {of}, {stage.name}: {stage.strategy.title}, {rounds}"
+    if stage.server.patience is not None and stage.server.rounds > 1:
+        text += f" at most (patience {stage.server.patience})"
+    return text
+
+
 def check(scenario: ScenarioArgument, overrides: SetOption = [], as_json: JsonOption = False) -> None:  # noqa: B006
     """Check a scenario without training: file, data, backbone, runtime; show what each client would have.
 
@@ -80,27 +92,29 @@ def check(scenario: ScenarioArgument, overrides: SetOption = [], as_json: JsonOp
     api.check_strategy(resolved)
     where = api.runtime_line(resolved)
     federation = build_federation(resolved.data, resolved.seed)
-    resolved.server.check_cohort(federation.num_clients, resolved.name)
+    for part in resolved.in_stages():
+        part.server.check_cohort(federation.num_clients, resolved.name)
     backbone = describe(resolved.backbone)
     feature_dim = backbone.feature_dim or federation.samples.features().shape[1]
     samples = federation.samples
     num_labels = federation.num_labels() if samples.task == "classes" else None
     num_outputs = samples.num_classes if num_labels is not None else int(np.prod(samples.targets.shape[1:]))
-    lines = [
-        line
-        for strategy in (resolved.strategy, resolved.init, resolved.calibrate)
-        if strategy is not None
-        for line in forecast(strategy, num_outputs, feature_dim, samples.task, num_labels)
-    ]
     api.check_cuts(resolved)
-    if resolved.unfreeze is not None:
-        from fedgraft.features.activations import forecast as forecast_of_blocks
-        from fedgraft.models.heads import head_shapes
+    lines = []
+    for number, part in enumerate(resolved.in_stages()):
+        if resolved.stages is not None:
+            lines.append(_stage_line(resolved.stages[number], number, len(resolved.stages)))
+        for strategy in (part.init, part.strategy, part.calibrate):
+            if strategy is not None:
+                lines += forecast(strategy, num_outputs, feature_dim, samples.task, num_labels)
+        if part.unfreeze is not None:
+            from fedgraft.features.activations import forecast as forecast_of_blocks
+            from fedgraft.models.heads import head_shapes
 
-        shapes = head_shapes(resolved.head, feature_dim, num_outputs)
-        num_head = sum(int(np.prod(shape)) for shape in shapes.values())
-        about = resolved.backbone, resolved.unfreeze, resolved.features
-        lines += forecast_of_blocks(*about, samples.num_samples, num_head)
+            shapes = head_shapes(part.head, feature_dim, num_outputs)
+            num_head = sum(int(np.prod(shape)) for shape in shapes.values())
+            about = part.backbone, part.unfreeze, part.features
+            lines += forecast_of_blocks(*about, samples.num_samples, num_head)
     if as_json:
         facts = {
             "scenario": json.loads(resolved.model_dump_json()),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Annotated, Literal
 
@@ -122,6 +123,32 @@ class UnfreezeSettings(Settings):
                 return key, f"came '{step.cut}' after '{last}'; expected cuts nearer to the input with each step"
             last = step.cut
         return None
+
+
+def fault_of_stages(
+    stages: Sequence[UnfreezeSettings | None], cuts: tuple[str, ...], end: str
+) -> tuple[int, str, str] | None:
+    """Return the stage, the key and the text of what is wrong with the cuts of stages; None: nothing.
+
+    Args:
+        stages: one after another; what one trains is trained, or held as it is, by those after it.
+        cuts: those of the backbone, from input to output.
+        end: the one where the head sits.
+    """
+    order, deepest = (INPUT, *cuts), end
+    for number, unfreeze in enumerate(stages):
+        if unfreeze is None:
+            continue
+        fault = unfreeze.fault(cuts, end)
+        if fault is not None:
+            return number, *fault
+        first = unfreeze.steps[0].cut
+        if order.index(first) > order.index(deepest):
+            key = "unfreeze.schedule[0].cut" if unfreeze.schedule else "unfreeze.cut"
+            text = f"came '{first}' after '{deepest}' of a stage before; expected that, or a cut nearer to the input"
+            return number, key, f"{text} (to hold blocks as they are, set unfreeze.rate to 0)"
+        deepest = unfreeze.steps[-1].cut
+    return None
 
 
 INPUT = "input"

@@ -26,8 +26,10 @@ def expand(node: Located, shape: Shape, default: object = None) -> Located:
 def complete(node: Located, shape: Shape, default: object = None) -> Located:
     """Add the name of the block that a mapping without one means: the default's.
 
-    `optimizer: {learning_rate: 0.01}` speaks of the default optimiser.
+    `optimizer: {learning_rate: 0.01}` speaks of the default optimiser; in what is laid over the file, of the file's.
     """
+    if shape.laid_over:
+        return node
     name = getattr(default, "name", None)
     if isinstance(node.value, dict) and "name" not in node.value and isinstance(name, str) and shape.takes_short_form:
         node = Located({"name": Located(name, node.place), **node.value}, node.place)

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Tag
 from pydantic.fields import FieldInfo
 
-from fedgraft.settings import PathMarker
+from fedgraft.settings import LaidOver, PathMarker
 
 NUMBERS = {int: "a whole number", float: "a number"}
 
@@ -86,6 +86,7 @@ class Shape:
     free_text: bool = False
     pattern: str | None = None
     kinds: tuple[str, ...] = field(default=())
+    laid_over: bool = False
 
     def block_for(self, name: object) -> Block | None:
         """Return the block that a `name` chooses; the only block if there is one."""
@@ -104,7 +105,8 @@ class Shape:
     @property
     def takes_short_form(self) -> bool:
         """Whether a bare text stands for `{name: text}`."""
-        return bool(self.blocks) and not self.free_text and all("name" in block.keys for block in self.blocks)
+        named = bool(self.blocks) and all("name" in block.keys for block in self.blocks)
+        return named and not self.free_text and not self.laid_over
 
 
 @functools.cache
@@ -142,7 +144,11 @@ def shape_of(annotation: Any, metadata: Sequence[Any] = ()) -> Shape:
         return Shape(_one_of(words), words=words, kinds=("one of",))
     if inspect.isclass(annotation) and issubclass(annotation, BaseModel):
         tag = next((entry.tag for entry in metadata if isinstance(entry, Tag)), None)
-        return Shape(f"a block of keys ({', '.join(annotation.model_fields)})", blocks=(Block(annotation, tag),))
+        return Shape(
+            f"a block of keys ({', '.join(annotation.model_fields)})",
+            blocks=(Block(annotation, tag),),
+            laid_over=any(isinstance(entry, LaidOver) for entry in metadata),
+        )
     if origin in (tuple, list, Sequence, set, frozenset):
         return _sequence(arguments, metadata)
     if origin in (dict, Mapping):

@@ -10,10 +10,10 @@ from typing import Any
 from fedgraft.errors import Fault, ScenarioError
 from fedgraft.settings_files.faults import shape_at
 from fedgraft.settings_files.forms import absolute_paths, expand
-from fedgraft.settings_files.load import settled
 from fedgraft.settings_files.located import Located
 from scenarios.merging import lay, parse_key
 from scenarios.schema import Scenario
+from scenarios.stages import scenario_settled
 from scenarios.sweep.combinations import Combination
 from scenarios.sweep.labels import SHAPE
 
@@ -55,7 +55,7 @@ def _of_runs(fault: Fault, title: str, others: int) -> str:
 
 def _scenario(one: Combination, base: Located) -> tuple[Scenario | None, list[Fault]]:
     tree, faults = _laid(one, base)
-    return settled(tree, Scenario, faults)
+    return scenario_settled(tree, Scenario, faults)
 
 
 def _laid(one: Combination, base: Located) -> tuple[Located, list[Fault]]:

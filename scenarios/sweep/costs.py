@@ -55,7 +55,8 @@ class Rate:
 
 def rounds_of(scenario: Scenario) -> int:
     """Return how many rounds a run of a scenario has."""
-    return min(scenario.server.rounds, scenario.strategy.most_rounds or scenario.server.rounds)
+    parts = scenario.in_stages()
+    return sum(min(part.server.rounds, part.strategy.most_rounds or part.server.rounds) for part in parts)
 
 
 def group_of(run: SweepRun) -> str:

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from fedgraft.errors import Fault, ScenarioError, listed, nearest
-from fedgraft.settings_files.load import settled
 from fedgraft.settings_files.located import Located, Place
 from scenarios.comparison.records import PlannedRun, condition_key
 from scenarios.loader import ReadScenario, read_scenario, scenario_error
 from scenarios.schema import Scenario
+from scenarios.stages import scenario_settled
 from scenarios.sweep.alone import alone_names, clients_alone, transfer_faults
 from scenarios.sweep.checked import replaced, scenarios_of, twin_faults, with_absolute_paths
 from scenarios.sweep.combinations import (
@@ -103,7 +103,7 @@ def plan(source: str | Path | Scenario, overrides: Sequence[str] = ()) -> Plan:
         ScenarioError: it can't be used: carries every fault of the file and of every run's scenario.
     """
     read = read_scenario(source, overrides) if not isinstance(source, Scenario) else _of_scenario(source)
-    scenario, faults = settled(read.tree, Scenario, read.faults)
+    scenario, faults = scenario_settled(read.tree, Scenario, read.faults)
     if scenario is None and any(fault.key.partition(".")[0] == "compare" for fault in faults):
         raise scenario_error(read.shown_as, faults)
     block = read.tree.child("compare")

@@ -11,10 +11,10 @@ from pydantic import JsonValue
 
 from fedgraft.errors import Fault, listed, nearest
 from fedgraft.settings_files.faults import shape_at
-from fedgraft.settings_files.load import settled
 from fedgraft.settings_files.located import Located, Place
 from scenarios.merging import lay, parse_key
 from scenarios.schema import Scenario
+from scenarios.stages import scenario_settled
 from scenarios.sweep.alone import NO_TRAINING
 from scenarios.sweep.combinations import REFUSED, Combination
 from scenarios.sweep.labels import SHAPE, dotted
@@ -49,7 +49,7 @@ def with_settings(scenario: Scenario, values: Mapping[str, Any]) -> tuple[Scenar
     tree = located(scenario.model_dump(mode="json"), place)
     for key, value in values.items():
         tree = lay(tree, parse_key(key) or (), located(value, place), SHAPE)
-    return settled(tree, Scenario)
+    return scenario_settled(tree, Scenario)
 
 
 def located(value: Any, place: Place) -> Located:

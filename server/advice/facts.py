@@ -75,7 +75,8 @@ def facts_of(course: Course, groups: dict[str, tuple[int, float]], tasks: Mappin
     """
     record = course.adapter.record or RoundRecord(np.zeros(0, dtype=np.int64))
     own = course.adapter.strategy.answer == "own"
-    curve, trained = _curve(metric_rows(course.directory.path), "personal" if own else "validation")
+    group, before = "personal" if own else "validation", course.part.rounds_before  # of the last stage, if any
+    curve, trained = _curve(metric_rows(course.directory.path), group, before)
     if course.head_round is not None:  # stopped early, with an earlier head: neither too long nor too short
         curve, trained = [point for point in curve if point.round_number <= course.head_round], False
     if tasks is not None:
@@ -109,12 +110,14 @@ def _forgetting(tasks: Mapping[str, Any] | None) -> tuple[float, float] | None:
     )
 
 
-def _curve(rows: Sequence[Mapping[str, Any]], group: str) -> tuple[list[Point], bool]:
-    """Return a group of rows over rounds, and whether any round trained heads."""
+def _curve(rows: Sequence[Mapping[str, Any]], group: str, before: int) -> tuple[list[Point], bool]:
+    """Return a group of rows over the rounds from `before` on, and whether any round after it trained heads."""
     points: dict[int, Point] = {}
     trained = False
     for row in rows:
+        if row["round"] < before:
+            continue
         if row["group"] == group:
             points[row["round"]] = Point(row["round"], float(row["loss"]), int(row["num_samples"]))
-        trained |= row["group"] == "train" and "train_loss" in row
+        trained |= row["group"] == "train" and "train_loss" in row and row["round"] > before
     return [points[number] for number in sorted(points)], trained

@@ -267,3 +267,13 @@ def test_moments_without_labels_are_given_of_enough_samples_whatever_their_class
     assert "smallest_class" in refused(policy(tmp_path / "other").check_cohort, statistics(), DIGEST, rare)
     assert "smallest_difference" in refused(clinic.check_cohort, asked, DIGEST, samples((0, 99)))
     assert "smallest_cohort" in refused(clinic.check_cohort, asked, DIGEST, samples((0, 49)))
+
+
+def test_a_site_looks_into_stages(tmp_path: Path) -> None:
+    """What a stage asks for is asked of the site, whatever the scenario itself says."""
+    stages = [{"name": "head", "unfreeze": None}, {"name": "blocks", "unfreeze": {"cut": "blocks.5"}}]
+    asked = replace(train(1), submitted={"name": "s", "privacy": None, "unfreeze": None, "stages": stages})
+    assert "the scenario trains blocks of the backbone (unfreeze)" in refused(policy(tmp_path).check, asked)
+    policy(tmp_path, backbone_training=True).check(asked)
+    newer = replace(asked, submitted={"name": "s", "stages": [{"name": "head", "secret": 1}]})
+    assert "asks for stages.secret, which this version of FedGraft lacks" in refused(policy(tmp_path).check, newer)

@@ -1,4 +1,4 @@
-"""The shipped scenario, made small: a closed form, then the head alone, then one block after another."""
+"""The shipped scenarios, made small: a closed form, then the head alone, then blocks."""
 
 from __future__ import annotations
 
@@ -29,4 +29,15 @@ def test_the_shipped_scenario(tmp_path: Path) -> None:
     blocks = {".".join(name.split(".")[1:3]) for name in run.head if name.startswith("backbone.")}
     assert {"blocks.6", "conv_head.weight", "bn2.weight"} <= blocks
     assert "blocks.5" not in blocks
+    assert run.summary["validation"]["accuracy"] > 0.3  # of ten classes, from few samples
+
+
+@pytest.mark.slow
+def test_the_shipped_scenario_of_stages(tmp_path: Path) -> None:
+    smaller = (*SMALLER[:4], "stages.1.server.rounds=1", "stages.2.server.rounds=1")
+    run = run_resolved(resolve("staged", smaller), tmp_path / "run", pictures=False)
+    first, head, blocks = run.summary["stages"]
+    assert [stage["strategy"] for stage in (first, head, blocks)] == ["ridge", "fedavg", "fedavg"]
+    assert head["bytes_up"] < blocks["bytes_up"] < first["bytes_up"]
+    assert blocks["validation"] == run.summary["validation"]
     assert run.summary["validation"]["accuracy"] > 0.3  # of ten classes, from few samples
