@@ -137,6 +137,8 @@ def _fault_of(stage: Stage, before: Sequence[Stage], server: ServerSettings) -> 
         if key not in OF_A_STAGE and came != has:
             text = f"came {_shown(came)}, and the scenario has {_shown(has)}; it holds for the whole run"
             return f"server.{key}", f"{text}, so give it once, in server"
+    if stage.strategy.most_rounds == 0:
+        return "strategy", f"came {stage.strategy.title}, which learns nothing in rounds; leave the stage out"
     if not before:
         return None
     if stage.name in [other.name for other in before]:

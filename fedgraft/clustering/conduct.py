@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from fedgraft.clustering.records import FEW, Cluster, Clustering
 from fedgraft.errors import FedGraftError, StoreError
 from fedgraft.files import write_text
 from fedgraft.progress import report
+from fedgraft.ranking.conduct import for_sums
 from fedgraft.submission import RunFacts, Submission
 from fedgraft.tensor_files import save_tensors
 from fedgraft.wire.protocol import SCHEMA
@@ -54,7 +55,7 @@ def cluster(scenario: Scenario, options: Options) -> Clustering:
     with contextlib.ExitStack() as stack:
         directory = stack.enter_context(_directory(scenario, options.out))
         session, room = api.begin_ray(scenario, stack, options.verbose)
-        asked = api.with_shards(_for_sums(scenario), None, room)
+        asked = api.with_shards(for_sums(scenario), None, room)
         num_hosts = api.num_hosts(asked, room)
         if session is not None:
             session.start(math.ceil(num_hosts * session.settings.cpus_per_host))
@@ -97,15 +98,6 @@ def _check(scenario: Scenario, wanted: Wanted) -> None:
         value = getattr(wanted, name)
         if value is not None and value < least:
             raise FedGraftError(f"{name}: came {value}; expected a whole number of at least {least}")
-
-
-def _for_sums(scenario: Scenario) -> Scenario:
-    """Return the scenario with nothing that clusters do not need: nobody trains, lies or stays away."""
-    from fedgraft.models.head_settings import LinearHead
-    from strategies.ridge import Ridge
-
-    nothing: dict[str, Any] = dict.fromkeys(("init", "calibrate", "attack", "availability", "compare", "unfreeze"))
-    return scenario.model_copy(update={"strategy": Ridge(), "head": LinearHead(), "tracking": (), **nothing})
 
 
 def _clustering(name: str, found: Found, wanted: Wanted, directory: Path, seconds: float) -> Clustering:

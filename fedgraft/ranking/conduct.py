@@ -64,7 +64,7 @@ def rank(scenario: Scenario, options: Options) -> Ranking:
     with contextlib.ExitStack() as stack:
         directory = stack.enter_context(_directory(scenario, options.out))
         session, room = api.begin_ray(scenario, stack, options.verbose)
-        asked = api.with_shards(_for_sums(scenario), None, room)
+        asked = api.with_shards(for_sums(scenario), None, room)
         if session is not None:
             session.start(math.ceil(api.num_hosts(asked, room) * session.settings.cpus_per_host))
         bench = Bench(asked, api.num_hosts(asked, room), directory, session, options.verbose)
@@ -244,12 +244,12 @@ def _ordered(scored: Iterator[Scored]) -> tuple[Scored, ...]:
     return tuple(sorted(scored, key=lambda one: (-one.validated, one.cost)))
 
 
-def _for_sums(scenario: Scenario) -> Scenario:
+def for_sums(scenario: Scenario) -> Scenario:
     """Return the scenario with nothing that sums of features do not need: nobody trains, lies or stays away."""
     from fedgraft.models.head_settings import LinearHead
     from strategies.ridge import Ridge
 
-    blocks = ("init", "calibrate", "attack", "availability", "compare", "unfreeze", "align")
+    blocks = ("init", "calibrate", "attack", "availability", "compare", "unfreeze", "align", "stages")
     nothing: dict[str, Any] = dict.fromkeys(blocks)
     return scenario.model_copy(update={"strategy": Ridge(), "head": LinearHead(), "tracking": (), **nothing})
 

@@ -53,6 +53,7 @@ def clients_alone(combinations: Sequence[Combination], block: Located) -> list[C
             text = plain + json.dumps([value.plain() for value in chosen])
             settings = {**training, "strategy": Located(OWN, transfer.place)}
             settings["server.patience"] = Located(None, transfer.place)  # each client chooses its own best round
+            settings["stages"] = Located(None, transfer.place)
             found.setdefault(text, Combination(settings, "compare.transfer", "alone", tuned))
     return list(found.values())
 

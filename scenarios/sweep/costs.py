@@ -17,6 +17,7 @@ from scenarios.comparison.records import Forecast
 from scenarios.schema import Scenario
 from scenarios.sweep.bench import Message, Task, perform
 from scenarios.sweep.plan import SweepRun
+from server.settings import ServerSettings
 
 ROUNDS = 2
 """Of a short run: the first one has work that is done once, such as the products of features."""
@@ -54,9 +55,21 @@ class Rate:
 
 
 def rounds_of(scenario: Scenario) -> int:
-    """Return how many rounds a run of a scenario has."""
+    """Return how many rounds a run of a scenario has; of a run of tasks, those of one task."""
     parts = scenario.in_stages()
     return sum(min(part.server.rounds, part.strategy.most_rounds or part.server.rounds) for part in parts)
+
+
+def shortened(scenario: Scenario, rounds: int) -> Scenario:
+    """Return a scenario with no more than some rounds, in each stage if it has stages, that tells no tracker of it."""
+
+    def short(server: ServerSettings) -> ServerSettings:
+        return server.model_copy(update={"rounds": min(rounds, server.rounds)})
+
+    stages = scenario.stages and tuple(
+        stage.model_copy(update={"server": short(stage.server)}) for stage in scenario.stages
+    )
+    return scenario.model_copy(update={"server": short(scenario.server), "stages": stages, "tracking": ()})
 
 
 def group_of(run: SweepRun) -> str:
@@ -97,7 +110,9 @@ def forecasts(
             rates[group] = found
     tell(len(firsts), len(firsts))
     costs = {
-        run.planned.id: rates[group_of(run)].forecast(rounds_of(run.scenario)) for run in runs if group_of(run) in rates
+        run.planned.id: rates[group_of(run)].forecast(rounds_of(run.scenario) * max(run.scenario.data.num_tasks, 1))
+        for run in runs
+        if group_of(run) in rates
     }
     return costs, errors
 
@@ -105,13 +120,8 @@ def forecasts(
 def _measured(run: SweepRun, directory: Path) -> Rate | str:
     """Return what a short run cost, for each round and beside the rounds; or why it failed."""
     scenario = run.scenario
-    short = scenario.model_copy(
-        update={
-            "server": scenario.server.model_copy(update={"rounds": min(ROUNDS, rounds_of(scenario))}),
-            "tracking": (),
-            "runtime": InlineRuntime(threads=scenario.runtime.threads, device=scenario.runtime.device),
-        }
-    )
+    runtime = InlineRuntime(threads=scenario.runtime.threads, device=scenario.runtime.device)
+    short = shortened(scenario, ROUNDS).model_copy(update={"runtime": runtime})
     error = _prepared(short)
     if error is not None:
         return error

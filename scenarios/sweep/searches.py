@@ -85,6 +85,10 @@ def tune_faults(
         block: `compare`, as it stands in the file.
     """
     there = list(contenders)
+    staged = [name for _, name, scenario in there if scenario.stages is not None]
+    if staged:
+        text = f"came beside the stages of {listed(staged)}, each with settings of its own; compare without tune"
+        return [Fault("compare.tune", text, block.place.line, block.place.source)]
     space = (block.child("tune") or block).child("space") or block
     faults = []
     for key, values in tune.space.items():

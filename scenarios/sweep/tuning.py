@@ -21,9 +21,8 @@ from fedgraft.metrics import PRIMARY
 from scenarios.comparison.records import Forecast, PlannedRun, Tuning, Values, condition_key
 from scenarios.comparison.results import CLIENTS, Result
 from scenarios.comparison.titles import metric_of
-from scenarios.schema import Scenario
 from scenarios.sweep.bench import Listener, Message, Task
-from scenarios.sweep.costs import rounds_of
+from scenarios.sweep.costs import rounds_of, shortened
 from scenarios.sweep.proposals import proposals
 from scenarios.sweep.searches import Search, with_settings
 from scenarios.sweep.tune_settings import RangeSettings, TuneSettings
@@ -153,7 +152,7 @@ def _made(courses: Sequence[_Course], place: int, folder: Path, make: Make, tell
             if (directory / "summary.json").exists():
                 ended += 1
                 continue
-            scenario, faults = with_settings(_shortened(course.search.scenario, step.rounds), one.settings)
+            scenario, faults = with_settings(shortened(course.search.scenario, step.rounds), one.settings)
             if scenario is None:
                 one.error = "; ".join(fault.message for fault in faults)
                 ended += 1
@@ -172,10 +171,6 @@ def _made(courses: Sequence[_Course], place: int, folder: Path, make: Make, tell
 
     make(tasks, heard)
     return sum(len(course.tries) for course in courses)
-
-
-def _shortened(scenario: Scenario, rounds: int) -> Scenario:
-    return scenario.model_copy(update={"server": scenario.server.model_copy(update={"rounds": rounds}), "tracking": ()})
 
 
 def _judge(course: _Course, place: int, metric: str | None, folder: Path) -> None:
