@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from fedgraft import __version__
+from fedgraft.alignment.settings import Coral
 from fedgraft.errors import ModelError, WireError
 from fedgraft.models.head_settings import HeadSettings
 from fedgraft.models.info import BackboneInfo
@@ -39,6 +40,8 @@ class Card:
         backbone: the settings that build it; its weights are in the model, not there.
         info: what the backbone is; `info.feature_dim` is the length of what the head takes.
         release: of FedGraft, when the model was made.
+        align: how features have to be aligned before they are right for the head, which the model does not do; None:
+            as they come.
         adapters: the cut past which the backbone has modules of a method's own, and the method; None: it has none.
     """
 
@@ -52,6 +55,7 @@ class Card:
     info: BackboneInfo
     release: str = __version__
     adapters: UnfreezeSettings | None = None
+    align: Coral | None = None
 
     @property
     def takes_images(self) -> bool:
@@ -103,6 +107,7 @@ class Card:
             "backbone": self.backbone.model_dump_json(),
             "backbone_info": json.dumps(self.info.as_json()),
             **({} if self.adapters is None else {"adapters": self.adapters.model_dump_json()}),
+            **({} if self.align is None else {"align": self.align.model_dump_json()}),
         }
 
     @classmethod
@@ -129,6 +134,7 @@ class Card:
                 info=BackboneInfo.from_json(json.loads(metadata["backbone_info"])),
                 release=metadata["fedgraft"],
                 adapters=UnfreezeSettings.model_validate_json(metadata["adapters"]) if "adapters" in metadata else None,
+                align=Coral.model_validate_json(metadata["align"]) if "align" in metadata else None,
             )
         except WireError as error:
             raise ModelError(str(error)) from error

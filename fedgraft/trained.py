@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fedgraft.alignment.files import read_alignment
-from fedgraft.alignment.settings import Standardise
-from fedgraft.errors import ModelError, StoreError
+from fedgraft.alignment.settings import Coral, Standardise
+from fedgraft.errors import ModelError, StoreError, listed
 from fedgraft.model_card import Card
 from fedgraft.models import kept
 from fedgraft.models.backbone import Backbone, Identity, freeze
@@ -25,6 +25,7 @@ from fedgraft.models.registry import IDENTITY, describe, load
 from fedgraft.models.settings import BackboneSettings
 from fedgraft.models.unfreeze_settings import UnfreezeSettings
 from fedgraft.models.weights import fill, state_arrays, weights_digest
+from fedgraft.progress import report
 from fedgraft.tensor_files import read_tensors, save_tensors
 
 if TYPE_CHECKING:
@@ -184,15 +185,20 @@ def trained_model(run: Run) -> TrainedModel:
         backbone=scenario.backbone.model_copy(update={"weights": "random"}),  # no path of this machine goes along
         info=replace(backbone.info, feature_dim=feature_dim),
         adapters=adapters,
+        align=scenario.align if isinstance(scenario.align, Coral) else None,
     )
+    if card.align is not None:
+        onto = "all clients" if card.align.reference is None else listed(card.align.reference)
+        text = f"the run brought each client's features onto the moments of {onto} (coral), which the model does not"
+        report("note", text=f"{text}: what the run scored need not hold for features as they come")
     return TrainedModel(card, backbone, arrays, _standardisation(run, feature_dim))
 
 
 def _standardisation(run: Run, feature_dim: int) -> dict[str, NDArray[Any]] | None:
     """Return the arrays by which a run standardised features; None if it did not.
 
-    Features that were brought onto a reference by each client's own moments need none: those of the reference itself
-    stay as they are.
+    Features that were brought onto a reference by each client's own moments have none: each domain needs a map of its
+    own, so the model takes them as they come, which is right for those of a reference of one client alone.
     """
     align = run.scenario.align
     return read_alignment(run.directory, align, feature_dim) if isinstance(align, Standardise) else None

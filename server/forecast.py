@@ -1,12 +1,16 @@
-"""Bytes that a closed form's hosts send, before anything is asked: what `fedgraft check` shows."""
+"""Bytes of closed forms and alignments, before anything is asked: what `fedgraft check` shows."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fedgraft.alignment.maps import ground_shapes
+from fedgraft.alignment.moments import MomentKind, check_moments_size, moments_shapes
+from fedgraft.alignment.settings import AlignSettings, Coral
 from fedgraft.models.losses import Task
 from fedgraft.wire.mixtures import mixture_bytes
 from fedgraft.wire.statistics import check_statistics_size, class_rows_bytes, statistics_bytes
@@ -42,3 +46,19 @@ def forecast(
         elif isinstance(exchange, Mixtures) and num_labels is not None:
             size = mixture_bytes(int(num_labels.sum()) * exchange.components, feature_dim, exchange.covariance)
             yield f"{strategy.title}: at most {size:,} bytes from all hosts ({exchange.covariance} Gaussian mixtures)"
+
+
+def forecast_of_alignment(settings: AlignSettings, feature_dim: int) -> str:
+    """Return a line about what features are brought onto: asked for once, and sent with each later request.
+
+    Raises:
+        WireError: moments would be too large; the text says what would be less.
+    """
+    kind: MomentKind = settings.covariance if isinstance(settings, Coral) else "diagonal"
+    check_moments_size(feature_dim, kind)
+    up = 8 * sum(math.prod(shape) for shape in moments_shapes(feature_dim, kind).values())
+    down = 8 * sum(math.prod(shape) for shape in ground_shapes(settings, feature_dim).values())
+    return (
+        f"align {settings.name}: {up:,} bytes from each shard of a host, once; {down:,} bytes more in each "
+        "later message"
+    )

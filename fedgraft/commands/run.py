@@ -85,7 +85,7 @@ def check(scenario: ScenarioArgument, overrides: SetOption = [], as_json: JsonOp
     from fedgraft.data.federation import build_federation
     from fedgraft.data.summary import partition_table
     from fedgraft.models.registry import describe
-    from server.forecast import forecast
+    from server.forecast import forecast, forecast_of_alignment
 
     resolved = api.resolve(scenario, overrides)
     api.quieten(verbose=False)
@@ -100,7 +100,7 @@ def check(scenario: ScenarioArgument, overrides: SetOption = [], as_json: JsonOp
     num_labels = federation.num_labels() if samples.task == "classes" else None
     num_outputs = samples.num_classes if num_labels is not None else int(np.prod(samples.targets.shape[1:]))
     api.check_cuts(resolved)
-    lines = []
+    lines = [] if resolved.align is None else [forecast_of_alignment(resolved.align, feature_dim)]
     for number, part in enumerate(resolved.in_stages()):
         if resolved.stages is not None:
             lines.append(_stage_line(resolved.stages[number], number, len(resolved.stages)))

@@ -49,9 +49,12 @@ def export(
     Example: [bold]fedgraft export runs/quickstart-20260101-120000-ab12 --to digits.onnx[/]
     """
     from fedgraft import api
+    from fedgraft.display import RunDisplay
+    from fedgraft.progress import listening
 
     api.quieten(verbose=False)
-    report = api.load(run_directory).export(to)
+    with RunDisplay(err, details=False) as display, listening(display.show):  # tells what the file does not do
+        report = api.load(run_directory).export(to)
     if as_json:
         print(json.dumps(report.as_json()))
     else:

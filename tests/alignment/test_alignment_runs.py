@@ -18,6 +18,7 @@ from small_scenarios import changed
 import fedgraft
 from fedgraft.errors import FedGraftError, ScenarioError
 from fedgraft.export import export_run
+from fedgraft.progress import listening
 from fedgraft.trained import load_safetensors
 from fedgraft.workspace import Workspace
 from scenarios.schema import Scenario
@@ -179,6 +180,21 @@ def test_predict_and_export_take_features_as_they_come(
         assert export_run(run, tmp_path / f"model{suffix}").largest_difference is not None
     loaded = load_safetensors(tmp_path / "model.safetensors")
     torch.testing.assert_close(loaded(torch.from_numpy(rows))["probabilities"], torch.from_numpy(wanted))
+
+
+@pytest.mark.parametrize("align", ["coral", "standardise"])
+def test_a_model_says_that_features_had_to_be_aligned(
+    align: str, domains: dict[str, Any], scenario: Callable[..., Scenario], tmp_path: Path
+) -> None:
+    """CORAL has a map for each domain, which the model lacks; a standardisation is inside."""
+    run = fedgraft.run(scenario(domains, align=align, **{"server.rounds": 1}), out=tmp_path / "run")
+    notes: list[str] = []
+    with listening(lambda event: notes.append(str(event.get("text"))) if event["kind"] == "note" else None):
+        fedgraft.load(run.directory).export(tmp_path / "model.safetensors")
+    found = load_safetensors(tmp_path / "model.safetensors").card.align
+    wanted = "onto the moments of all clients (coral), which the model does not: what the run scored need not hold"
+    assert any(wanted in note for note in notes) == (align == "coral")
+    assert (found is not None and found.name == "coral") == (align == "coral")
 
 
 def test_a_resumed_run_goes_on_with_the_same_ground(

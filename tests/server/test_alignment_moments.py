@@ -25,6 +25,7 @@ from fedgraft.simulation.inline import InlineGrid
 from fedgraft.wire.frames import opened as opened_record
 from server.alignment import Ground
 from server.exchange import HostError
+from server.forecast import forecast_of_alignment
 from server.sites import Sites
 
 Opened = Callable[..., Asked]
@@ -145,6 +146,15 @@ def test_features_that_grow_too_large_say_what_to_raise(align: Any, found: dict[
     features = np.array([[1.0], [2.0]], dtype=np.float16)
     with pytest.raises(StoreError, match=f"too much for float16; {advice}"):
         aligned(features, align, found, [Domain(np.arange(2), np.arange(2))])
+
+
+@pytest.mark.parametrize("align", [Standardise(), Coral(covariance="diagonal"), Coral()], ids=str)
+def test_bytes_are_forecast(align: Any) -> None:
+    """By hand at 1,280 features, 8 bytes a number: 1 + 2 D up and 2 D down, or 1 + D + D^2 up and D + D^2 down."""
+    full = isinstance(align, Coral) and align.covariance == "full"
+    up, down = ("13,117,448", "13,117,440") if full else ("20,488", "20,480")
+    line = forecast_of_alignment(align, 1280)
+    assert f"{up} bytes from each shard of a host, once; {down} bytes more in each later message" in line
 
 
 def test_moments_that_are_too_large_are_not_asked_for() -> None:
