@@ -24,7 +24,7 @@ def with_domains(federation: Federation, domains: tuple[DomainSettings, ...], se
     """Return the federation with each client's pictures, and the test part's, as those of a domain.
 
     Clients get their domains in the order of their names, as evenly as the shares allow; samples of the test part in a
-    random order. Where the data name no groups, a sample's group is the name of its domain.
+    random order. A sample's group is the name of its domain, whatever groups the data name.
 
     Args:
         federation: as it was divided.
@@ -47,11 +47,10 @@ def with_domains(federation: Federation, domains: tuple[DomainSettings, ...], se
     of_sample[federation.test[np.argsort(draws, kind="stable")]] = dealt(len(federation.test), shares)
     names = np.array([domain.name for domain in domains])
     inputs = ShiftedInputs(samples.inputs, of_sample, domains, seed)
-    group = samples.group if samples.group is not None else names[of_sample]
     counts = np.bincount(of_client, minlength=len(domains))
     told = ", ".join(f"{domain.name} {count:,}" for domain, count in zip(domains, counts.tolist(), strict=True))
     notes = (*federation.notes, f"clients by domain (data.domains): {told}")
-    return replace(federation, samples=replace(samples, inputs=inputs, group=group), notes=notes)
+    return replace(federation, samples=replace(samples, inputs=inputs, group=names[of_sample]), notes=notes)
 
 
 def dealt(count: int, shares: Sequence[float]) -> NDArray[np.int64]:

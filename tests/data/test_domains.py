@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedgraft.data.domains import dealt, shown
+from fedgraft.data.domains import dealt, shown, with_domains
 from fedgraft.data.federation import Federation, build_federation
 from fedgraft.data.settings import DataSettings, DomainSettings
 from fedgraft.errors import DataError
@@ -56,6 +57,13 @@ def test_a_domain_that_no_client_has() -> None:
     assert groups is not None
     assert "unseen" not in groups[made.train.indices]
     assert "unseen" in groups[made.test]
+
+
+def test_groups_are_the_domains_even_where_the_data_name_others() -> None:
+    made = federation()
+    named = replace(made, samples=replace(made.samples, group=np.array(["clinic"] * 90)))
+    groups = with_domains(named, (DomainSettings(name="plain"), DomainSettings(name="dark", invert=True)), 4)
+    assert np.unique(groups.samples.group[groups.test]).tolist() == ["dark", "plain"]
 
 
 def test_the_division_is_that_without_domains_and_so_are_unchanged_pictures() -> None:
