@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from pydantic import BaseModel
 
@@ -63,31 +63,37 @@ def reference(model: type[Settings] = Scenario) -> str:
     parts.append(f"## All keys\n\n{block.description}\n\n{_table(block, ())}")
     for key in block.keys.values():
         if key.shape.blocks:
-            parts.append("\n".join(_section(key, (key.name,), 2)))
+            parts.append("\n".join(_section(key, ((key.name, {}),), 2)))
     return "\n".join(parts)
 
 
-def _section(key: Key, path: tuple[str, ...], level: int) -> Iterator[str]:
+Way: TypeAlias = tuple[tuple[str, dict[str, Any]], ...]
+"""The way to a block: each key, with what must stand beside it for an example to load."""
+
+
+def _section(key: Key, path: Way, level: int) -> Iterator[str]:
     """Yield the section of a key that holds a block, then those of the keys below it."""
-    yield f"{'#' * level} {'.'.join(path)}\n"
+    yield f"{'#' * level} {'.'.join(name for name, _ in path)}\n"
     yield f"{key.description}\n"
     if len(key.shape.blocks) == 1:
         yield from _body(key.shape.blocks[0], path, level)
         return
     yield f"One of {_names(key.shape)}{_default_name(key)}.\n"
     for block in key.shape.blocks:
-        yield f"{'#' * (level + 1)} {path[-1]}: `{block.label}`\n"
+        yield f"{'#' * (level + 1)} {key.name}: `{block.label}`\n"
         yield f"{block.description}\n"
         yield from _body(block, path, level + 1)
 
 
-def _body(block: Block, path: tuple[str, ...], level: int) -> Iterator[str]:
+def _body(block: Block, path: Way, level: int) -> Iterator[str]:
     yield f"```yaml\n{yaml_text(_nested(path, example(block))).rstrip()}\n```\n"
     if set(block.keys) != {"name"} or not block.names:
-        yield _table(block, path)
+        yield _table(block, tuple(name for name, _ in path))
+    beside = {key.name: key.examples[0] for key in block.keys.values() if key.examples}
     for key in block.keys.values():
         if key.shape.blocks:
-            yield from _section(key, (*path, key.name), level + 1)
+            own = {name: value for name, value in beside.items() if name != key.name}
+            yield from _section(key, (*path, (key.name, own)), level + 1)
 
 
 def _table(block: Block, path: tuple[str, ...]) -> str:
@@ -146,9 +152,9 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _nested(path: Sequence[str], value: Any) -> Any:
-    for part in reversed(path):
-        value = {part: value}
+def _nested(path: Way, value: Any) -> Any:
+    for name, beside in reversed(path):
+        value = {**beside, name: value}
     return value
 
 
