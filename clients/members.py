@@ -118,6 +118,8 @@ class Members:
         loss = resolve_loss(part.loss, samples.task, samples.label_names)
         self.objective = Objective(part.head, loss, samples.task, num_outputs)
         self.attack = self._attack()
+        parts = federation.train, federation.validation
+        self._alignment = None if part.align is None else ClientAlignment(part.align, self.clients, *parts)
         self._weights_digest: str | None = None
         self._engine_kept: tuple[NDArray[Any], NDArray[Any], Engine] | None = None
 
@@ -214,7 +216,7 @@ class Members:
             WireError: this host does not have those weights, or what features are aligned onto is missing or wrong.
         """
         features = self.raw(weights_digest)
-        if self.part.align is None:
+        if self._alignment is None:
             return features
         with numpy_threads(self.threads):
             return self._alignment.of(features, groups.get("alignment"))
@@ -227,14 +229,6 @@ class Members:
         """
         self._use(weights_digest)
         return self.workspace.features
-
-    @functools.cached_property
-    def _alignment(self) -> ClientAlignment:
-        """What aligns the features of this host's clients."""
-        if self.part.align is None:
-            raise WireError("the scenario aligns no features; set align")
-        federation = self.workspace.federation
-        return ClientAlignment(self.part.align, self.clients, federation.train, federation.validation)
 
     def _use(self, weights_digest: str) -> None:
         """Take the run's own backbone and no other."""
