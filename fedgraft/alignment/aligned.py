@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedgraft.alignment.maps import AffineMap, coral
+from fedgraft.alignment.maps import AffineMap, Reference, coral
 from fedgraft.alignment.moments import Moments, added, moment_sums, moments_of, rows_a_chunk
 from fedgraft.alignment.settings import AlignSettings, Standardise
 from fedgraft.errors import StoreError
@@ -63,9 +63,10 @@ def aligned(
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as file:
             file.truncate(max(1, features.size * features.dtype.itemsize))
+            find = _maps(settings, ground)
             for domain in domains:
                 if len(domain.rows):
-                    mapped = _map(features, settings, ground, domain.known)
+                    mapped = find(features, domain.known)
                     _write(file, features, domain.rows, mapped, setting)
             if features.size == 0:
                 return np.zeros_like(features)
@@ -75,14 +76,21 @@ def aligned(
         raise StoreError(f"can't write aligned features to {folder}: {reason}; {WRITING_ADVICE}") from error
 
 
-def _map(features: NDArray[Any], settings: AlignSettings, ground: Mapping[str, NDArray[Any]], known: Rows) -> AffineMap:
+def _maps(settings: AlignSettings, ground: Mapping[str, NDArray[Any]]) -> Callable[[NDArray[Any], Rows], AffineMap]:
+    """Return what finds a domain's map, from all features and the rows that tell its moments."""
     if isinstance(settings, Standardise):
-        return AffineMap(ground["mean"], 1 / ground["scale"], np.zeros_like(ground["mean"]))
-    reference = Moments(ground["mean"], ground["covariance"])
-    if len(known) == 0 and settings.prior_samples == 0:
-        return AffineMap(reference.mean, np.ones_like(reference.mean), reference.mean)
-    sums = moment_sums(features, known, settings.covariance)
-    return coral(moments_of(added(sums, reference, settings.prior_samples)), reference, settings.regularisation)
+        standard = AffineMap(ground["mean"], 1 / ground["scale"], np.zeros_like(ground["mean"]))
+        return lambda features, known: standard
+    moments = Moments(ground["mean"], ground["covariance"])
+    reference = Reference(moments, settings.regularisation)
+
+    def find(features: NDArray[Any], known: Rows) -> AffineMap:
+        if len(known) == 0 and settings.prior_samples == 0:
+            return AffineMap(moments.mean, np.ones_like(moments.mean), moments.mean)
+        sums = moment_sums(features, known, settings.covariance)
+        return coral(moments_of(added(sums, moments, settings.prior_samples)), reference)
+
+    return find
 
 
 def _write(file: IO[bytes], features: NDArray[Any], rows: Rows, mapped: AffineMap, setting: str) -> None:

@@ -13,6 +13,7 @@ lambda is `regularisation` times the mean variance of the reference, which is th
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -96,21 +97,37 @@ def check_ground(
     return arrays
 
 
-def coral(own: Moments, reference: Moments, regularisation: float) -> AffineMap:
-    """Return the map of a domain with moments of its own onto a reference.
+@dataclass(frozen=True)
+class Reference:
+    """Where domains go; its root is taken once for all of them.
 
-    Args:
-        own: the domain's.
-        reference: where it is to go.
+    Attributes:
+        moments: of the reference.
         regularisation: lambda over the mean variance of the reference.
     """
-    added = regularisation * float(reference.variance.mean())
+
+    moments: Moments
+    regularisation: float
+
+    @property
+    def added(self) -> float:
+        """What is added to each variance."""
+        return self.regularisation * float(self.moments.variance.mean())
+
+    @functools.cached_property
+    def root(self) -> Array:
+        """`(C + lambda I)^(1/2)`, `(D, D)`."""
+        return power(self.moments.covariance, self.added, 0.5)
+
+
+def coral(own: Moments, reference: Reference) -> AffineMap:
+    """Return the map of a domain with moments of its own onto a reference."""
+    mean, covariance, added = reference.moments.mean, reference.moments.covariance, reference.added
     if added == 0:  # a reference that never varies: everything lands on its mean
-        return AffineMap(own.mean, np.zeros_like(own.mean), reference.mean)
+        return AffineMap(own.mean, np.zeros_like(own.mean), mean)
     if own.covariance.ndim == 1:
-        return AffineMap(own.mean, np.sqrt((reference.covariance + added) / (own.covariance + added)), reference.mean)
-    mixing = power(own.covariance, added, -0.5) @ power(reference.covariance, added, 0.5)
-    return AffineMap(own.mean, mixing, reference.mean)
+        return AffineMap(own.mean, np.sqrt((covariance + added) / (own.covariance + added)), mean)
+    return AffineMap(own.mean, power(own.covariance, added, -0.5) @ reference.root, mean)
 
 
 def power(covariance: Array, added: float, exponent: float) -> Array:
