@@ -17,6 +17,7 @@ from scenarios.comparison.overall import overall_verdict
 from scenarios.comparison.records import Comparison, PlannedRun, condition_key
 from scenarios.comparison.results import CLIENTS, OF_THE_GLOBAL_HEAD, Result
 from scenarios.comparison.rows import Asked, deciding, rows
+from scenarios.comparison.staged import staged
 from scenarios.comparison.titles import condition_title, contender_title, metric_of
 from scenarios.comparison.transfer import transfer_report
 from scenarios.comparison.verdict import condition_verdict
@@ -137,6 +138,7 @@ def _condition(
     values = [set(deciding(found, metric.name)) for found in of.values()]
     confusions = [confusion(name, titles[name], found) for name, found in of.items()]
     calibrations = [calibration(name, titles[name], found) for name, found in of.items()]
+    stages = [staged(name, titles[name], found, metric) for name, found in of.items()]
     lifelongs = [lifelong(name, titles[name], found) for name, found in of.items()]
     table = rows(planned, of, titles, asked)
     facts = facts_by_seed(here, comparison.directory) if any(_has_clients(result) for result in here) else {}
@@ -160,6 +162,7 @@ def _condition(
         notes=(*_notes(planned, of, titles), *_unjudged(table, metric)),
         tuning=tuple(one for one in comparison.tuning if condition_key(one.condition) == key),
         lifelong=tuple(entry for entry in lifelongs if entry is not None),
+        staged=tuple(entry for entry in stages if entry is not None),
     )
 
 

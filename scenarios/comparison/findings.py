@@ -208,6 +208,36 @@ class Lifelong:
 
 
 @dataclass(frozen=True)
+class StageFound:
+    """What one stage of a contender's runs came to, as means over seeds.
+
+    Attributes:
+        name: as the scenario calls it.
+        strategy: its strategy.
+        rounds: that it had; fewer than it was given where it stopped early.
+        bytes: sent both ways.
+        seconds: of its rounds.
+        value: the deciding metric at its end, of the global head; None: it was not evaluated.
+    """
+
+    name: str
+    strategy: str
+    rounds: Estimate
+    bytes: Estimate
+    seconds: Estimate
+    value: Estimate | None
+
+
+@dataclass(frozen=True)
+class Staged:
+    """The stages of a contender, in order."""
+
+    contender: str
+    title: str
+    stages: tuple[StageFound, ...]
+
+
+@dataclass(frozen=True)
 class Verdict:
     """What the numbers let one say, and no more.
 
@@ -241,6 +271,7 @@ class Condition:
         notes: what a reader has to know: missing runs, seeds that are not shared.
         tuning: what was chosen for whom before; empty without tuning.
         lifelong: one a contender, where classes arrive task by task.
+        staged: one a contender whose runs are made of stages.
     """
 
     settings: Mapping[str, JsonValue]
@@ -257,6 +288,7 @@ class Condition:
     notes: tuple[str, ...]
     tuning: tuple[Tuning, ...] = ()
     lifelong: tuple[Lifelong, ...] = ()
+    staged: tuple[Staged, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from scenarios.report.overview import overview_part
 from scenarios.report.plots import Axis, Dots, Figure
 from scenarios.report.quality_figures import quality_topic
 from scenarios.report.results_tables import metrics_table, results_table, tuning_table
+from scenarios.report.stage_table import stages_topic
 from scenarios.report.task_figures import tasks_topic
 from scenarios.report.wording import (
     change,
@@ -137,6 +138,7 @@ def _part(analysis: Analysis, condition: Condition, looks: Looks) -> Part:
         _differences(analysis, condition, looks, key),
         clients_topic(analysis, condition, looks, key),
         tasks_topic(analysis, condition, looks, key),
+        stages_topic(analysis, condition, looks),
         quality_topic(analysis, condition, looks, key),
         cost_topic(condition, looks, key),
     ]

@@ -44,6 +44,7 @@ def _tables(comparison: Comparison, analysis: Analysis) -> dict[str, Records]:
         "confusion": list(_confusions(analysis)),
         "calibration": list(_calibrations(analysis)),
         "tasks": list(_lifelong(analysis)),
+        "stages": list(_stages(analysis)),
     }
 
 
@@ -197,6 +198,24 @@ def _calibrations(analysis: Analysis) -> Iterator[dict[str, Any]]:
                     "count": entry.count,
                     "confidence": entry.confidence,
                     "accuracy": entry.accuracy,
+                }
+
+
+def _stages(analysis: Analysis) -> Iterator[dict[str, Any]]:
+    """Yield one record a condition, contender and stage."""
+    for condition in analysis.conditions:
+        for found in condition.staged:
+            for number, stage in enumerate(found.stages, 1):
+                yield {
+                    "condition": condition.title,
+                    "contender": found.contender,
+                    "stage": number,
+                    "name": stage.name,
+                    "strategy": stage.strategy,
+                    "rounds": stage.rounds.mean,
+                    "bytes": stage.bytes.mean,
+                    "seconds": stage.seconds.mean,
+                    analysis.metric.name: None if stage.value is None else stage.value.mean,
                 }
 
 
