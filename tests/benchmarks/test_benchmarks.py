@@ -148,6 +148,7 @@ def test_forms_of_one_shape(tmp_path: Path) -> None:
     assert "of 2 shapes" in text
 
 
+@pytest.mark.slow
 def test_the_ranking_benchmark_runs(tmp_path: Path) -> None:
     """On raw pixels of two sizes and a random network; its tau is SciPy's, its truth the accuracy of runs."""
     out, found = run("ranking.py", tmp_path, "--data", "digits", "--only", "3")

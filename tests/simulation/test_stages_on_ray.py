@@ -14,6 +14,7 @@ from scenarios.loader import load_scenario
 pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.slow,  # Ray has to start
 ]
 
 STAGES: list[dict[str, Any]] = [
