@@ -24,6 +24,7 @@ from fedgraft.wire.mixtures import Covariance
 from fedgraft.wire.records import array_record, expect, pack
 from fedgraft.wire.requests import (
     ClassSumsRequest,
+    ClientsRequest,
     ClustersRequest,
     CrossValidateRequest,
     LeaveOutRequest,
@@ -71,16 +72,7 @@ class Questions:
             WireError: they would be too large.
         """
         check_moments_size(self.feature_dim, moment)
-        requests = [
-            MomentsRequest(
-                run_id=self.run_id,
-                weights_digest=self.weights_digest,
-                shard=call.shard,
-                task_number=self.task_number,
-                moment=moment,
-            )
-            for call in calls
-        ]
+        requests = self._requests(MomentsRequest, calls, moment=moment)
         return self._messages("moments", calls, requests)
 
     def clusters(
@@ -98,17 +90,7 @@ class Questions:
             WireError: the sums would be too large.
         """
         check_clusters_size(*np.shape(clusters["centres"]))
-        requests = [
-            ClustersRequest(
-                run_id=self.run_id,
-                weights_digest=self.weights_digest,
-                shard=call.shard,
-                task_number=self.task_number,
-                describe=describe,
-                labelled=labelled,
-            )
-            for call in calls
-        ]
+        requests = self._requests(ClustersRequest, calls, describe=describe, labelled=labelled)
         return self._messages("clusters", calls, requests, {"clusters": array_record(clusters)})
 
     def statistics(
@@ -121,45 +103,17 @@ class Questions:
         """
         num_outputs, task = len(self.roster.label_names), self.roster.task
         check_statistics_size(num_outputs, self.feature_dim, second_moment, task, radial_moments)
-        requests = [
-            StatisticsRequest(
-                run_id=self.run_id,
-                weights_digest=self.weights_digest,
-                shard=call.shard,
-                task_number=self.task_number,
-                second_moment=second_moment,
-                radial_moments=radial_moments,
-            )
-            for call in calls
-        ]
+        requests = self._requests(StatisticsRequest, calls, second_moment=second_moment, radial_moments=radial_moments)
         return self._messages("statistics", calls, requests)
 
     def class_sums(self, calls: Sequence[Call]) -> list[Message]:
         """Return the messages that ask for each client's own counts and summed features by class."""
-        requests = [
-            ClassSumsRequest(
-                run_id=self.run_id,
-                weights_digest=self.weights_digest,
-                shard=call.shard,
-                task_number=self.task_number,
-            )
-            for call in calls
-        ]
+        requests = self._requests(ClassSumsRequest, calls)
         return self._messages("class_sums", calls, requests)
 
     def mixtures(self, calls: Sequence[Call], components: int, covariance: Covariance) -> list[Message]:
         """Return the messages that ask for Gaussian mixtures of each client's classes."""
-        requests = [
-            MixturesRequest(
-                run_id=self.run_id,
-                weights_digest=self.weights_digest,
-                shard=call.shard,
-                task_number=self.task_number,
-                components=components,
-                covariance=covariance,
-            )
-            for call in calls
-        ]
+        requests = self._requests(MixturesRequest, calls, components=components, covariance=covariance)
         return self._messages("mixtures", calls, requests)
 
     def cross_validate(
@@ -192,17 +146,9 @@ class Questions:
             except ValueError as error:
                 raise WireError(str(error)) from error
         pooled = {name: np.asarray(moments[name], dtype=np.float64) for name in shapes}
-        requests = [
-            CrossValidateRequest(
-                run_id=self.run_id,
-                weights_digest=self.weights_digest,
-                shard=call.shard,
-                task_number=self.task_number,
-                lambdas=tuple(float(value) for value in lambdas),
-                bias=bias,
-            )
-            for call in calls
-        ]
+        requests = self._requests(
+            CrossValidateRequest, calls, lambdas=tuple(float(value) for value in lambdas), bias=bias
+        )
         return self._messages("cross_validate", calls, requests, {"moments": array_record(pooled)})
 
     def leave_out(self, calls: Sequence[Call], pooled: Moments, recipe: Recipe, head: Moments) -> list[Message]:
@@ -223,19 +169,23 @@ class Questions:
                 f"a head without each of {len(self.roster.names):,} clients is {size:,} bytes, more than "
                 f"{LARGEST_STATISTICS_BYTES:,}; set evaluation.contribution: false"
             )
-        requests = [
-            LeaveOutRequest(
+        requests = self._requests(
+            LeaveOutRequest, calls, form=recipe.form, parameters=dict(recipe.parameters), temperature=recipe.temperature
+        )
+        return self._messages("leave_out", calls, requests, {"pooled": array_record(pooled)})
+
+    def _requests(self, kind: type[ClientsRequest], calls: Sequence[Call], **fields: Any) -> list[ClientsRequest]:
+        """Return a request of a kind for each call, with what all of them say of the run."""
+        return [
+            kind(
                 run_id=self.run_id,
                 weights_digest=self.weights_digest,
                 shard=call.shard,
                 task_number=self.task_number,
-                form=recipe.form,
-                parameters=dict(recipe.parameters),
-                temperature=recipe.temperature,
+                **fields,
             )
             for call in calls
         ]
-        return self._messages("leave_out", calls, requests, {"pooled": array_record(pooled)})
 
     def _messages(
         self,

@@ -71,6 +71,9 @@ class BackboneReply(Settings):
 class ClientsRequest(Settings):
     """What every request about the samples of named clients says."""
 
+    run_id: str
+    weights_digest: str
+    shard: NonNegativeInt
     task_number: NonNegativeInt = 0
     """Where classes arrive task by task: during which task, from 1; 0: all samples are there."""
 
@@ -107,10 +110,7 @@ class TrainRequest(ClientsRequest):
     of sums that weigh updates by nearness.
     """
 
-    run_id: str
-    weights_digest: str
     round_number: PositiveInt
-    shard: NonNegativeInt
     half: HalfSettings = HalfSettings()
     state: StateSettings | None = None
     reply: Literal["sum", "stack"] = "sum"
@@ -152,10 +152,7 @@ class EvaluateRequest(ClientsRequest):
     clients' training samples, float64, as `fedgraft.closed_form` names them.
     """
 
-    run_id: str
-    weights_digest: str
     round_number: NonNegativeInt
-    shard: NonNegativeInt
     per_client: bool = True
     personal: HalfSettings | None = None
     """The half that makes the clients' own heads; None: there are none."""
@@ -180,9 +177,6 @@ class MomentsRequest(ClientsRequest):
     Arrays: `clients.index`, as in TrainRequest; with the group `alignment`, of aligned features.
     """
 
-    run_id: str
-    weights_digest: str
-    shard: NonNegativeInt
     moment: Literal["diagonal", "full"] = "diagonal"
 
 
@@ -205,9 +199,6 @@ class ClustersRequest(ClientsRequest):
     projected then.
     """
 
-    run_id: str
-    weights_digest: str
-    shard: NonNegativeInt
     describe: bool = False
     """Whether sizes by client come too, and where samples have classes, counts by class and cluster; of one start."""
     labelled: NonNegativeInt = 0
@@ -232,9 +223,6 @@ class StatisticsRequest(ClientsRequest):
     `fedgraft.wire.statistics`.
     """
 
-    run_id: str
-    weights_digest: str
-    shard: NonNegativeInt
     second_moment: Literal["none", "diagonal", "shared", "per_class"] = "none"
     radial_moments: bool = False
     """Whether sums of `|x|^2 x` and `|x|^4` come too, which tell how far a covariance is to be shrunk."""
@@ -257,10 +245,6 @@ class ClassSumsRequest(ClientsRequest):
     Arrays: `clients.index`, as in TrainRequest.
     """
 
-    run_id: str
-    weights_digest: str
-    shard: NonNegativeInt
-
 
 class ClassSumsReply(Settings):
     """How many clients and training samples are in the rows.
@@ -280,9 +264,6 @@ class MixturesRequest(ClientsRequest):
     Arrays: `clients.index`, as in TrainRequest.
     """
 
-    run_id: str
-    weights_digest: str
-    shard: NonNegativeInt
     components: PositiveInt = Field(le=100)
     covariance: Literal["spherical", "diagonal", "full"]
 
@@ -305,9 +286,6 @@ class CrossValidateRequest(ClientsRequest):
     samples of at least the clients that the request names, labels coded as -1 and 1.
     """
 
-    run_id: str
-    weights_digest: str
-    shard: NonNegativeInt
     lambdas: tuple[PositiveFloat, ...] = Field(min_length=1, max_length=100)
     bias: bool = True
 
@@ -331,9 +309,6 @@ class LeaveOutRequest(ClientsRequest):
     the second moment that the form needs. Form and parameters are those of `fedgraft.recipes.Recipe`.
     """
 
-    run_id: str
-    weights_digest: str
-    shard: NonNegativeInt
     form: Literal["ridge", "nearest_mean", "mean_directions", "discriminant"]
     parameters: dict[str, float]
     temperature: PositiveFloat
