@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,64 +12,8 @@ from fedgraft.data.labels import classes, label_names
 from fedgraft.data.notes import counted
 from fedgraft.data.samples import Names, Samples, Targets
 from fedgraft.data.settings import CsvSettings
-from fedgraft.errors import DataError, listed, nearest
-
-
-@dataclass(frozen=True)
-class _Table:
-    """The rows of a csv by column, and the line of the file that each ends at (from 1; the header is 1)."""
-
-    path: Path
-    columns: dict[str, list[str]]
-    lines: list[int]
-
-    def column(self, name: str, setting: str) -> list[str]:
-        """Return a column, stripped of blanks around the values."""
-        if name not in self.columns:
-            raise DataError(
-                f"csv {self.path} has no column '{name}' ({setting}); it has "
-                f"{listed(self.columns)}{nearest(name, self.columns)}"
-            )
-        return self.columns[name]
-
-    def filled(self, name: str, setting: str) -> list[str]:
-        """Return a column in which every row must say something."""
-        values = self.column(name, setting)
-        self.refuse([not value for value in values], f"column '{name}' is empty")
-        return values
-
-    def refuse(self, rows: Sequence[bool], fault: str) -> None:
-        """Raise if any row has the fault, naming the first lines."""
-        lines = [str(line) for line, bad in zip(self.lines, rows, strict=True) if bad]
-        if lines:
-            raise DataError(
-                f"csv {self.path}: {fault} in {len(lines)} of {len(self.lines)} rows (line {listed(lines, 5)})"
-            )
-
-
-def _read(path: Path) -> _Table:
-    if not path.is_file():
-        siblings = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
-        what = "is a folder, not a csv file" if path.is_dir() else "does not exist"
-        raise DataError(f"the csv file {path} {what}{nearest(path.name, siblings)}")
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, strict=True)
-            header = [name.strip() for name in next(reader, [])]
-            rows = [(reader.line_num, row) for row in reader if row]
-    except UnicodeDecodeError as error:
-        raise DataError(f"the csv file {path} is not UTF-8 ({error.reason}); save it as UTF-8") from error
-    except (OSError, csv.Error) as error:
-        raise DataError(f"can't read the csv file {path}: {error}") from error
-    if not header or not rows:
-        missing = "rows below the header" if header else "header line"
-        raise DataError(f"the csv file {path} has no {missing}")
-    if len(set(header)) < len(header):
-        raise DataError(f"csv {path}: a column name stands twice in the header: {listed(header)}")
-    columns = {name: [row[i].strip() if i < len(row) else "" for _, row in rows] for i, name in enumerate(header)}
-    table = _Table(path, columns, [line for line, _ in rows])
-    table.refuse([len(row) != len(header) for _, row in rows], f"not {len(header)} values, as the header has,")
-    return table
+from fedgraft.data.sources.csv_table import CsvTable, read_csv
+from fedgraft.errors import DataError
 
 
 def load(settings: CsvSettings, seed: int) -> Samples:
@@ -81,7 +23,7 @@ def load(settings: CsvSettings, seed: int) -> Samples:
         DataError: the file, a column or every image is missing, or a value makes no sense for the task.
     """
     path = Path(settings.path).expanduser()
-    table = _read(path)
+    table = read_csv(path)
     source = f"csv {path}"
     images = table.filled(settings.path_column, "path_column")
     files, found, notes = _present(path, images)
@@ -126,9 +68,9 @@ def _present(path: Path, images: Sequence[str]) -> tuple[list[FileState], list[i
     return files, rows, counted(missing, "missing image left out", "missing images left out")
 
 
-def _targets(settings: CsvSettings, table: _Table) -> tuple[Targets, tuple[str, ...]]:
+def _targets(settings: CsvSettings, table: CsvTable) -> tuple[Targets, tuple[str, ...]]:
     """Return the targets of all rows, and the names of the head's outputs."""
-    builders: dict[str, Callable[[CsvSettings, _Table], tuple[Targets, tuple[str, ...]]]] = {
+    builders: dict[str, Callable[[CsvSettings, CsvTable], tuple[Targets, tuple[str, ...]]]] = {
         "classes": _classes,
         "labels": _several_labels,
         "real": _real,
@@ -136,13 +78,13 @@ def _targets(settings: CsvSettings, table: _Table) -> tuple[Targets, tuple[str, 
     return builders[settings.task](settings, table)
 
 
-def _classes(settings: CsvSettings, table: _Table) -> tuple[Targets, tuple[str, ...]]:
+def _classes(settings: CsvSettings, table: CsvTable) -> tuple[Targets, tuple[str, ...]]:
     labels = table.filled(settings.label_column, "label_column")
     names = label_names(labels, settings.labels, f"csv {table.path}")
     return classes(labels, names), names
 
 
-def _several_labels(settings: CsvSettings, table: _Table) -> tuple[Targets, tuple[str, ...]]:
+def _several_labels(settings: CsvSettings, table: CsvTable) -> tuple[Targets, tuple[str, ...]]:
     """Return `(N, L)` zeros and ones; an empty cell is a sample with none of the labels."""
     cells = table.column(settings.label_column, "label_column")
     sets = [{part.strip() for part in cell.split(settings.separator) if part.strip()} for cell in cells]
@@ -152,7 +94,7 @@ def _several_labels(settings: CsvSettings, table: _Table) -> tuple[Targets, tupl
     return np.array([[name in found for name in names] for found in sets], dtype=np.uint8), names
 
 
-def _real(settings: CsvSettings, table: _Table) -> tuple[Targets, tuple[str, ...]]:
+def _real(settings: CsvSettings, table: CsvTable) -> tuple[Targets, tuple[str, ...]]:
     """Return `(N,)` numbers, or `(N, T)` where each cell holds several."""
     name = settings.label_column
     cells = [cell.split(settings.separator) for cell in table.filled(name, "label_column")]
