@@ -33,8 +33,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedgraft.api import quieten, resolve, run_resolved
+from fedgraft.api import resolve
+from fedgraft.conduct import run_resolved
 from fedgraft.errors import FedGraftError
+from fedgraft.launch import quieten
 from fedgraft.workspace import open_workspace
 from strategies.registry import STRATEGIES
 

@@ -60,8 +60,10 @@ def drawings(root: Path, num_alphabets: int, shots: int, seed: int, to: Path) ->
 
 def measure(root: Path, num_alphabets: int, seeds: int, shots: Sequence[int]) -> list[dict[str, Any]]:
     """Run everything; return a row a run."""
-    from fedgraft.api import quieten, resolve, run_resolved
+    from fedgraft.api import resolve
+    from fedgraft.conduct import run_resolved
     from fedgraft.errors import FedGraftError
+    from fedgraft.launch import quieten
 
     quieten(verbose=False)
     rows = []

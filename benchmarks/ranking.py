@@ -33,7 +33,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedgraft.api import quieten, rank, resolve, run_resolved
+from fedgraft.api import rank, resolve
+from fedgraft.conduct import run_resolved
+from fedgraft.launch import quieten
 from fedgraft.models.settings import BackboneSettings
 from fedgraft.ranking.records import Scored
 from fedgraft.workspace import open_workspace

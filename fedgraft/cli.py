@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from fedgraft import __version__
-from fedgraft.commands import cluster, compare, deployed, lists, rank, report, run, trained
+from fedgraft.commands import check, cluster, compare, deployed, lists, rank, report, run, trained
 from fedgraft.commands.cache import cache
 from fedgraft.commands.provision import provision
 from fedgraft.commands.rehearse import rehearse
@@ -51,7 +51,7 @@ def root(
 
 
 app.command()(run.run)
-app.command()(run.check)
+app.command()(check.check)
 app.command()(compare.compare)
 app.command()(rank.rank)
 app.command()(cluster.cluster)

@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fedgraft.api import check_strategy, quieten, resolve
+from fedgraft.api import resolve
 from fedgraft.deployment.kits import ServerFolder
 from fedgraft.errors import Fault, FedGraftError, LaunchError, ScenarioError, StoreError
 from fedgraft.events import follower
+from fedgraft.launch import quieten
+from fedgraft.preparation import check_strategy
 from fedgraft.progress import Event, listening, report
 from fedgraft.runs import Run
 from fedgraft.server_runs import COMPLETED, SHOWN, chosen, find

@@ -16,27 +16,23 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from flwr.app import Context, Message
-from flwr.serverapp import Grid, ServerApp
+from flwr.app import Message
+from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
 from fedgraft.alignment.moments import moments_of
 from fedgraft.errors import FedGraftError, WireError
-from fedgraft.models.registry import describe
 from fedgraft.progress import report
 from fedgraft.randomness import rng
-from fedgraft.submission import Submission, read_submission
-from fedgraft.threads import numpy_threads
+from fedgraft.submission import Submission
 from fedgraft.wire.clusters import WHOLE, clusters_shapes, described_shapes
 from fedgraft.wire.records import Arrays, expect, unpack
 from fedgraft.wire.requests import ClustersReply
-from server.backbone import distribute
 from server.checkpoint import Counters
-from server.exchange import exchange
-from server.roster import Call, Roster, call_the_roll
-from server.settings import ServerPart
-from server.statistics import Inquiry, Questions
+from server.roster import Call, Roster
+from server.statistics import Inquiry
 from server.sums import check_body, check_type
+from server.survey import begin_inquiry
 
 Array = NDArray[np.float64]
 
@@ -102,17 +98,11 @@ class Asker:
     """Asks the hosts for sums by cluster.
 
     Attributes:
-        grid: Flower's.
-        questions: whom to ask.
-        counters: where bytes and seconds are counted.
-        timeout_seconds: how long to wait for replies.
+        inquiry: whom to ask.
         space: `mean` and perhaps `axes`.
     """
 
-    grid: Grid
-    questions: Questions
-    counters: Counters
-    timeout_seconds: float
+    inquiry: Inquiry
     space: Mapping[str, Array]
 
     def ask(self, centres: Array, describe: bool = False, labelled: int = 0) -> dict[str, NDArray[Any]]:
@@ -122,10 +112,10 @@ class Asker:
             WireError: a reply does not fit.
             HostError: a host failed.
         """
-        roster = self.questions.roster
+        roster = self.inquiry.questions.roster
         calls = roster.calls(np.arange(len(roster.names)))
-        messages = self.questions.clusters(calls, {"centres": centres, **self.space}, describe, labelled)
-        replies = exchange(self.grid, messages, self.counters, "clusters", self.timeout_seconds)
+        messages = self.inquiry.questions.clusters(calls, {"centres": centres, **self.space}, describe, labelled)
+        replies = self.inquiry.ask("clusters", messages)
         return combine_clusters(calls, replies, roster, centres.shape, describe)
 
 
@@ -239,20 +229,15 @@ def find_clusters(grid: Grid, submission: Submission, wanted: Wanted) -> Found:
         WireError: a reply does not fit.
         HostError: a host failed.
     """
-    part, run = ServerPart.model_validate_json(submission.scenario_json), submission.run
-    counters, timeout = Counters(), part.server.timeout_seconds
-    roster = call_the_roll(grid, run.run_id, run.num_hosts, part.shards, counters, timeout)
-    info = describe(part.backbone)
-    distribute(grid, roster, part.backbone, info, run.run_id, counters, timeout)
-    feature_dim = info.feature_dim or next(iter(roster.descriptions.values())).feature_dim
-    _check_wanted(wanted, int(roster.num_train.sum()), feature_dim)
-    questions = Questions(roster, run.run_id, info.weights_digest, feature_dim)
-    moments = moments_of(Inquiry(grid, questions, counters, timeout).moments("full"))
+    part, inquiry = begin_inquiry(grid, submission)
+    roster = inquiry.questions.roster
+    _check_wanted(wanted, int(roster.num_train.sum()), inquiry.questions.feature_dim)
+    moments = moments_of(inquiry.moments("full"))
     variances, axes = principal_axes(moments.covariance)
     kept = axes[: wanted.components]
     projects = wanted.components is not None
     space = {"mean": moments.mean, **({"axes": kept} if projects else {})}
-    asker = Asker(grid, questions, counters, timeout, space)
+    asker = Asker(inquiry, space)
     first = _first(wanted, moments.mean, axes, variances, part.seed)
     deviations = np.sqrt(variances[: len(kept)])
     scatter = np.diag(deviations) if projects else deviations[:, None] * kept
@@ -273,7 +258,7 @@ def find_clusters(grid: Grid, submission: Submission, wanted: Wanted) -> Found:
         tuple(found[-1] for found in inertias),
         converged[best],
         sums,
-        counters,
+        inquiry.counters,
     )
 
 
@@ -305,16 +290,3 @@ def _check_wanted(wanted: Wanted, num_samples: int, feature_dim: int) -> None:
     if wanted.first is not None and np.shape(wanted.first)[1:] != (wanted.clusters, feature_dim):
         text = f"came first centres of shape {np.shape(wanted.first)}"
         raise FedGraftError(f"{text}; expected (starts, {wanted.clusters}, {feature_dim})")
-
-
-def clustering(found: list[Found], wanted: Wanted) -> ServerApp:
-    """Return a ServerApp that appends what it finds to `found`."""
-    app = ServerApp()
-
-    @app.main()
-    def main(grid: Grid, context: Context) -> None:
-        submission = read_submission(context.run_config)
-        with numpy_threads(submission.run.threads):
-            found.append(find_clusters(grid, submission, wanted))
-
-    return app

@@ -234,7 +234,7 @@ class Inquiry:
             HostError: a host failed.
         """
         calls, questions = self._calls(clients), self.questions
-        replies = self._ask("moments", questions.moments(calls, moment))
+        replies = self.ask("moments", questions.moments(calls, moment))
         return combine_moments(calls, replies, questions.roster, questions.feature_dim, moment)
 
     def statistics(
@@ -256,7 +256,7 @@ class Inquiry:
         """
         calls, questions = self._calls(clients), self.questions
         moments = (second_moment, radial_moments)
-        replies = self._ask("statistics", questions.statistics(calls, *moments))
+        replies = self.ask("statistics", questions.statistics(calls, *moments))
         return combine_statistics(calls, replies, questions.roster, questions.feature_dim, *moments)
 
     def class_sums(self, clients: NDArray[np.int64] | None = None) -> dict[str, NDArray[Any]]:
@@ -270,7 +270,7 @@ class Inquiry:
             HostError: a host failed, the targets are not classes, or the sums would be too large.
         """
         calls, questions = self._calls(clients), self.questions
-        replies = self._ask("class_sums", questions.class_sums(calls))
+        replies = self.ask("class_sums", questions.class_sums(calls))
         return combine_class_sums(calls, replies, questions.roster, questions.feature_dim)
 
     def cross_validate(
@@ -293,12 +293,17 @@ class Inquiry:
             HostError: a host failed, or found that the moments do not contain its samples.
         """
         calls = self._calls(clients)
-        replies = self._ask("cross_validate", self.questions.cross_validate(calls, moments, lambdas, bias))
+        replies = self.ask("cross_validate", self.questions.cross_validate(calls, moments, lambdas, bias))
         return combine_cross_validation(calls, replies, self.questions.roster, tuple(lambdas))
 
     def _calls(self, clients: NDArray[np.int64] | None) -> list[Call]:
         roster = self.questions.roster
         return roster.calls(np.arange(len(roster.names)) if clients is None else clients)
 
-    def _ask(self, kind: str, messages: Sequence[Message]) -> list[Message]:
+    def ask(self, kind: str, messages: Sequence[Message]) -> list[Message]:
+        """Send messages of a kind; return the replies in their order.
+
+        Raises:
+            HostError: a host failed.
+        """
         return exchange(self.grid, messages, self.counters, kind, self.timeout_seconds)

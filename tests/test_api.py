@@ -14,8 +14,8 @@ import pytest
 from small_scenarios import small, small_file
 
 import fedgraft
-from fedgraft.api import num_hosts, with_shards
 from fedgraft.errors import FedGraftError, ScenarioError, StoreError
+from fedgraft.launch import num_hosts, with_shards
 
 OVERRIDES = ["train.batch_size=5", "server.rounds=3", "data.partition.alpha=0.3"]
 

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import io
 import json
-import math
 import time
-import uuid
-from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fedgraft import api
 from fedgraft.clustering.agreement import adjusted_rand, named_accuracy, names_of, normalised_information
 from fedgraft.clustering.records import FEW, Cluster, Clustering
-from fedgraft.errors import FedGraftError, StoreError
+from fedgraft.errors import FedGraftError
 from fedgraft.files import write_text
+from fedgraft.launch import quieten
+from fedgraft.preparation import prepare
 from fedgraft.progress import report
-from fedgraft.ranking.conduct import for_sums
-from fedgraft.submission import RunFacts, Submission
+from fedgraft.survey import open_survey
 from fedgraft.tensor_files import save_tensors
 from fedgraft.wire.protocol import SCHEMA
 
@@ -51,30 +48,14 @@ def cluster(scenario: Scenario, options: Options) -> Clustering:
         FedGraftError: anything that the user can mend.
     """
     _check(scenario, options.wanted)
-    api.quieten(options.verbose)
-    with contextlib.ExitStack() as stack:
-        directory = stack.enter_context(_directory(scenario, options.out))
-        session, room = api.begin_ray(scenario, stack, options.verbose)
-        asked = api.with_shards(for_sums(scenario), None, room)
-        num_hosts = api.num_hosts(asked, room)
-        if session is not None:
-            session.start(math.ceil(num_hosts * session.settings.cpus_per_host))
-        _, feature_dim = api.prepare(asked, keep_data=True)
-        facts = RunFacts(
-            run_id=str(uuid.uuid4()),
-            directory=str(directory),
-            num_hosts=num_hosts,
-            threads=asked.runtime.threads,
-            feature_dim=feature_dim,
-            device=asked.runtime.device,
-        )
-        from server.clusters import clustering
+    quieten(options.verbose)
+    with open_survey(scenario, CLUSTERS_FILE, options.out, options.verbose) as survey:
+        from server.clusters import find_clusters
 
-        found: list[Found] = []
+        _, feature_dim = prepare(survey.scenario, keep_data=True)
         started = time.perf_counter()
-        submission = Submission(asked.model_dump_json(), facts)
-        api.start_here(clustering(found, options.wanted), submission, session, options.verbose)
-        made = _clustering(scenario.name, found[0], options.wanted, directory, time.perf_counter() - started)
+        found = survey.ask(partial(find_clusters, wanted=options.wanted), survey.scenario, feature_dim)
+        made = _clustering(scenario.name, found, options.wanted, survey.directory, time.perf_counter() - started)
         _write(made)
     return made
 
@@ -156,29 +137,6 @@ def _clustering(name: str, found: Found, wanted: Wanted, directory: Path, second
         client_counts=by_client,
         client_names=roster.names,
     )
-
-
-@contextlib.contextmanager
-def _directory(scenario: Scenario, out: Path | None) -> Iterator[Path]:
-    """Yield the folder of the clustering, checked to be writable; leave no empty one behind.
-
-    Raises:
-        StoreError: there is a clustering in it, or it can't be written.
-    """
-    from server.run_directory import new_directory
-
-    path = out.absolute() if out is not None else new_directory(Path("clusterings").absolute(), scenario.name)
-    if (path / CLUSTERS_FILE).exists():
-        raise StoreError(f"{path} already holds a clustering; give another folder with --out")
-    write_text(path / ".writable", "")
-    (path / ".writable").unlink()
-    try:
-        yield path
-    finally:
-        with contextlib.suppress(OSError):
-            path.rmdir()
-            if path.parent.name == "clusterings":
-                path.parent.rmdir()
 
 
 def _write(made: Clustering) -> None:

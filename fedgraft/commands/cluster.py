@@ -5,11 +5,23 @@ from __future__ import annotations
 import contextlib
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedgraft.commands.terminal import JsonOption, ScenarioArgument, SetOption, err, escaped, out, shown
+from fedgraft.commands.bar_display import BarDisplay
+from fedgraft.commands.terminal import (
+    JsonOption,
+    QuietOption,
+    RuntimeOption,
+    ScenarioArgument,
+    SetOption,
+    VerboseOption,
+    err,
+    escaped,
+    out,
+    shown,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -34,16 +46,13 @@ def cluster(
         int, typer.Option(help="Samples of each class and client that say which classes clusters are.")
     ] = 0,
     overrides: SetOption = [],  # noqa: B006 - typer reads it, nobody changes it
-    runtime: Annotated[
-        Literal["inline", "ray"] | None,
-        typer.Option(help="Where the clients run; instead of the scenario's setting."),
-    ] = None,
+    runtime: RuntimeOption = None,
     directory: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="Its folder; default: a new one below clusterings/.")
     ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
+    quiet: QuietOption = False,
     as_json: JsonOption = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show the logs of Flower and Ray.")] = False,
+    verbose: VerboseOption = False,
 ) -> None:
     """Find clusters in clients' features without labels, and the principal axes, from sums.
 
@@ -74,24 +83,12 @@ def cluster(
             out.print(line, soft_wrap=True)
 
 
-class ClusterDisplay:
+class ClusterDisplay(BarDisplay):
     """Shows how far features and steps are."""
 
     def __init__(self, console: Console) -> None:
-        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-        self._console = console
-        self._progress = Progress(
-            TextColumn("{task.description}"), BarColumn(bar_width=28), TimeElapsedColumn(), console=console
-        )
+        super().__init__(console)
         self._task = self._progress.add_task("features", total=None)
-
-    def __enter__(self) -> ClusterDisplay:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
 
     def show(self, event: Event) -> None:
         """Show one event; kinds that are not of interest are passed over."""
@@ -101,7 +98,7 @@ class ClusterDisplay:
         elif event["kind"] == "progress":
             self._progress.update(self._task, total=event["total"], completed=event["done"])
         elif event["kind"] == "note":
-            self._console.print(f"[yellow]note:[/] {escaped(event['text'])}", soft_wrap=True)
+            self.note(event["text"])
 
 
 def clusters_table(found: Clustering) -> Table:

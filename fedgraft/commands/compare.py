@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedgraft.commands.terminal import JsonOption, ScenarioArgument, SetOption, err, escaped, out, shown
+from fedgraft.commands.terminal import (
+    JsonOption,
+    QuietOption,
+    ScenarioArgument,
+    SetOption,
+    VerboseOption,
+    err,
+    escaped,
+    out,
+    shown,
+)
 from fedgraft.errors import FedGraftError
 
 if TYPE_CHECKING:
@@ -46,9 +56,9 @@ def compare(
         str | None,
         typer.Option(metavar="ADDRESS", help="Have a Ray cluster make the runs: `auto`, or `host:port` of its head."),
     ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
+    quiet: QuietOption = False,
     as_json: JsonOption = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show the logs of Flower and Ray.")] = False,
+    verbose: VerboseOption = False,
 ) -> None:
     """Run a scenario's comparison: every contender under every condition with every seed, and say which is best.
 

@@ -5,14 +5,25 @@ from __future__ import annotations
 import contextlib
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedgraft.commands.terminal import JsonOption, ScenarioArgument, SetOption, err, escaped, out, shown
+from fedgraft.commands.bar_display import BarDisplay
+from fedgraft.commands.terminal import (
+    JsonOption,
+    QuietOption,
+    RuntimeOption,
+    ScenarioArgument,
+    SetOption,
+    VerboseOption,
+    err,
+    escaped,
+    out,
+    shown,
+)
 
 if TYPE_CHECKING:
-    from rich.console import Console
     from rich.table import Table
 
     from fedgraft.progress import Event
@@ -37,16 +48,13 @@ def rank(
         bool, typer.Option(help="Also score raw pixels and random weights, which learned nothing.")
     ] = True,
     overrides: SetOption = [],  # noqa: B006 - typer reads it, nobody changes it
-    runtime: Annotated[
-        Literal["inline", "ray"] | None,
-        typer.Option(help="Where the clients run; instead of the scenario's setting."),
-    ] = None,
+    runtime: RuntimeOption = None,
     directory: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="Its folder; default: a new one below rankings/.")
     ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
+    quiet: QuietOption = False,
     as_json: JsonOption = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show the logs of Flower and Ray.")] = False,
+    verbose: VerboseOption = False,
 ) -> None:
     """Rank backbones and cuts for a scenario's task before anything is trained, and say which to take.
 
@@ -75,24 +83,8 @@ def rank(
             out.print(line, soft_wrap=True)
 
 
-class RankDisplay:
+class RankDisplay(BarDisplay):
     """Shows which candidate is scored, and how far its features are."""
-
-    def __init__(self, console: Console) -> None:
-        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-        self._console = console
-        self._progress = Progress(
-            TextColumn("{task.description}"), BarColumn(bar_width=28), TimeElapsedColumn(), console=console
-        )
-        self._said: set[str] = set()
-
-    def __enter__(self) -> RankDisplay:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
 
     def show(self, event: Event) -> None:
         """Show one event; kinds that are not of interest are passed over."""
@@ -104,9 +96,8 @@ class RankDisplay:
             self._progress.add_task(escaped(f"{what}{event['number']}/{event['of']} {event['title']}"), total=None)
         elif event["kind"] == "progress" and self._progress.task_ids:
             self._progress.update(self._progress.task_ids[-1], total=event["total"], completed=event["done"])
-        elif event["kind"] == "note" and event["text"] not in self._said:
-            self._said.add(event["text"])
-            self._console.print(f"[yellow]note:[/] {escaped(event['text'])}", soft_wrap=True)
+        elif event["kind"] == "note":
+            self.note(event["text"])
 
 
 def ranking_table(found: Ranking) -> Table:

@@ -34,12 +34,12 @@ def report(
 
     Example: [bold]fedgraft report runs/uneven runs/even --out reports/skew[/]
     """
-    from fedgraft import api
+    from fedgraft.launch import quieten
     from scenarios.report import check_installed, write_report
     from scenarios.report.sources import comparison_in
 
     check_installed()
-    api.quieten(verbose=False)
+    quieten(verbose=False)
     comparison, place = comparison_in(directories, directory, baseline)
     for left_out in comparison.left_out:
         err.print(f"[yellow]left out:[/] {escaped(shown(left_out.path))}: {escaped(left_out.reason)}", soft_wrap=True)

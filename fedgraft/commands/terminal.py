@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -23,6 +23,11 @@ SetOption = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Change a setting: --set train.batch_size=20. May be repeated."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document for machines, and nothing else.")]
+RuntimeOption = Annotated[
+    Literal["inline", "ray"] | None, typer.Option(help="Where the clients run; instead of the scenario's setting.")
+]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
+VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Show the logs of Flower and Ray.")]
 RunArgument = Annotated[Path, typer.Argument(help="The directory of a finished run.", metavar="RUN")]
 
 

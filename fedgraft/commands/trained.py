@@ -21,13 +21,14 @@ def predict(
 
     Example: [bold]fedgraft predict runs/quickstart-20260101-120000-ab12 photo.png[/]
     """
-    from fedgraft import api
+    from fedgraft.api import load
     from fedgraft.display import RunDisplay
+    from fedgraft.launch import quieten
     from fedgraft.progress import listening
 
-    api.quieten(verbose=False)
+    quieten(verbose=False)
     with RunDisplay(err, details=False) as display, listening(display.show):  # tells of files that are left out
-        predictions = api.load(run_directory).predict(files)
+        predictions = load(run_directory).predict(files)
     if as_json:
         print(json.dumps([prediction.as_json() for prediction in predictions]))
         return
@@ -48,13 +49,14 @@ def export(
 
     Example: [bold]fedgraft export runs/quickstart-20260101-120000-ab12 --to digits.onnx[/]
     """
-    from fedgraft import api
+    from fedgraft.api import load
     from fedgraft.display import RunDisplay
+    from fedgraft.launch import quieten
     from fedgraft.progress import listening
 
-    api.quieten(verbose=False)
+    quieten(verbose=False)
     with RunDisplay(err, details=False) as display, listening(display.show):  # tells what the file does not do
-        report = api.load(run_directory).export(to)
+        report = load(run_directory).export(to)
     if as_json:
         print(json.dumps(report.as_json()))
     else:
@@ -66,9 +68,9 @@ def contribution(run_directory: RunArgument, as_json: JsonOption = False) -> Non
 
     For runs of a closed form (ridge, ncm, lda, fedcof) with [bold]--set evaluation.contribution=true[/].
     """
-    from fedgraft import api
+    from fedgraft.api import load
 
-    found = api.load(run_directory).contributions()
+    found = load(run_directory).contributions()
     rows = [
         {"client": one.client, "num_train": one.num_train, f"{one.metric}_without": one.score_without, "effect": effect}
         for one in sorted(found, key=lambda one: -(one.effect or 0.0))
@@ -98,9 +100,9 @@ def unlearn(
 
     Example: [bold]fedgraft unlearn runs/ridge --client client-007 --out runs/ridge-without-007[/]
     """
-    from fedgraft import api
+    from fedgraft.api import load
 
-    done = api.load(run_directory).unlearn(client, to)
+    done = load(run_directory).unlearn(client, to)
     out.print(f"the head without {escaped(client)}: {shown(done.directory)}", soft_wrap=True)
     out.print(
         f"[yellow]note:[/] {shown(run_directory)} still holds heads that {escaped(client)} took part in; remove it",

@@ -6,27 +6,27 @@ import contextlib
 import json
 import math
 import time
-import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from fedgraft import api
-from fedgraft.errors import FedGraftError, ModelError, StoreError
+from fedgraft.errors import FedGraftError, ModelError
 from fedgraft.files import write_text
+from fedgraft.launch import quieten
 from fedgraft.models.catalogue import PIXELS
 from fedgraft.models.registry import describe
 from fedgraft.models.settings import BackboneSettings
+from fedgraft.preparation import prepare
 from fedgraft.progress import report
 from fedgraft.ranking.candidates import Named, choose, nothing_left
 from fedgraft.ranking.records import WITHOUT_CUTS, Ranking, Role, Scored, title
 from fedgraft.ranking.verdict import recommend
-from fedgraft.submission import RunFacts, Submission
+from fedgraft.survey import open_survey
 
 if TYPE_CHECKING:
     from fedgraft.models.backbone import Backbone
-    from fedgraft.simulation.ray_session import RaySession
+    from fedgraft.survey import Survey
     from scenarios.schema import Scenario
     from server.ranking import Inquired
 
@@ -57,17 +57,12 @@ def rank(scenario: Scenario, options: Options) -> Ranking:
         FedGraftError: anything that the user can mend.
     """
     _check_place(scenario)
-    api.quieten(options.verbose)
+    quieten(options.verbose)
     chosen = choose(scenario.name, scenario.backbone, options.backbones, options.cuts)
     for name, why in chosen.missing:
         report("note", text=f"{name} is left out: {why}")
-    with contextlib.ExitStack() as stack:
-        directory = stack.enter_context(_directory(scenario, options.out))
-        session, room = api.begin_ray(scenario, stack, options.verbose)
-        asked = api.with_shards(for_sums(scenario), None, room)
-        if session is not None:
-            session.start(math.ceil(api.num_hosts(asked, room) * session.settings.cpus_per_host))
-        bench = Bench(asked, api.num_hosts(asked, room), directory, session, options.verbose)
+    with open_survey(scenario, RANKING_FILE, options.out, options.verbose) as survey:
+        bench = Bench(survey)
         bench.compute_together(chosen.backbones)
         missing = list(chosen.missing)
         candidates = _ordered(bench.candidates(chosen.backbones, missing))
@@ -80,24 +75,11 @@ def rank(scenario: Scenario, options: Options) -> Ranking:
 
 
 class Bench:
-    """Scores one backbone after another, in the same runtime.
+    """Scores one backbone after another, in the same runtime."""
 
-    Args:
-        scenario: whose data are used; its shards are known.
-        num_hosts: processes that speak for the clients.
-        directory: of the ranking.
-        session: Ray, started, or None for the runtime `inline`.
-        verbose: let Flower and Ray log to the terminal.
-    """
-
-    def __init__(
-        self, scenario: Scenario, num_hosts: int, directory: Path, session: RaySession | None, verbose: bool
-    ) -> None:
-        self._scenario = scenario
-        self._num_hosts = num_hosts
-        self._directory = directory
-        self._session = session
-        self._verbose = verbose
+    def __init__(self, survey: Survey) -> None:
+        self._survey = survey
+        self._scenario = survey.scenario
         self._last: Inquired | None = None
         self._shared_seconds: dict[BackboneSettings, float] = {}
 
@@ -142,13 +124,14 @@ class Bench:
         """
         from fedgraft.threads import numpy_threads
         from fedgraft.transferability import h_score, log_me
+        from server.ranking import inquire
 
         scenario = self._scenario.model_copy(update={"backbone": backbone})
         info = describe(backbone)
-        prepared, feature_dim = api.prepare(scenario, keep_data=True)
+        prepared, feature_dim = prepare(scenario, keep_data=True)
         picture_seconds = _picture_seconds(scenario)
         started = time.perf_counter()
-        found = self._inquired(scenario, feature_dim)
+        self._last = found = self._survey.ask(inquire, scenario, feature_dim)
         sum_seconds = time.perf_counter() - started
         try:
             with numpy_threads(scenario.runtime.threads):
@@ -213,26 +196,8 @@ class Bench:
             baselines=baselines,
             missing=missing,
             recommendation=recommend(candidates, baselines, last.task),
-            directory=self._directory,
+            directory=self._survey.directory,
         )
-
-    def _inquired(self, scenario: Scenario, feature_dim: int) -> Inquired:
-        """Run both exchanges."""
-        from server.ranking import asking
-
-        facts = RunFacts(
-            run_id=str(uuid.uuid4()),
-            directory=str(self._directory),
-            num_hosts=self._num_hosts,
-            threads=scenario.runtime.threads,
-            feature_dim=feature_dim,
-            device=scenario.runtime.device,
-        )
-        found: list[Inquired] = []
-        submission = Submission(scenario.model_dump_json(), facts)
-        api.start_here(asking(found), submission, self._session, self._verbose)
-        self._last = found[0]
-        return found[0]
 
 
 def _features_progress(done: int, total: int) -> None:
@@ -242,16 +207,6 @@ def _features_progress(done: int, total: int) -> None:
 def _ordered(scored: Iterator[Scored]) -> tuple[Scored, ...]:
     """Return candidates, the best first; of equal ones the cheaper."""
     return tuple(sorted(scored, key=lambda one: (-one.validated, one.cost)))
-
-
-def for_sums(scenario: Scenario) -> Scenario:
-    """Return the scenario with nothing that sums of features do not need: nobody trains, lies or stays away."""
-    from fedgraft.models.head_settings import LinearHead
-    from strategies.ridge import Ridge
-
-    blocks = ("init", "calibrate", "attack", "availability", "compare", "unfreeze", "align", "stages")
-    nothing: dict[str, Any] = dict.fromkeys(blocks)
-    return scenario.model_copy(update={"strategy": Ridge(), "head": LinearHead(), "tracking": (), **nothing})
 
 
 def _check_place(scenario: Scenario) -> None:
@@ -309,29 +264,6 @@ def _picture_seconds(scenario: Scenario) -> float | None:
             compute(samples, backbone, few, lambda rows, values: None, scenario.features.batch_size)
             seconds.append((time.perf_counter() - started) / len(few))
     return min(seconds[1:])
-
-
-@contextlib.contextmanager
-def _directory(scenario: Scenario, out: Path | None) -> Iterator[Path]:
-    """Yield the folder of the ranking, checked to be writable; leave no empty one behind.
-
-    Raises:
-        StoreError: there is a ranking in it, or it can't be written.
-    """
-    from server.run_directory import new_directory
-
-    path = out.absolute() if out is not None else new_directory(Path("rankings").absolute(), scenario.name)
-    if (path / RANKING_FILE).exists():
-        raise StoreError(f"{path} already holds a ranking; give another folder with --out")
-    write_text(path / ".writable", "")
-    (path / ".writable").unlink()
-    try:
-        yield path
-    finally:
-        with contextlib.suppress(OSError):
-            path.rmdir()
-            if path.parent.name == "rankings":
-                path.parent.rmdir()
 
 
 def _write(ranking: Ranking, scenario: Scenario) -> None:

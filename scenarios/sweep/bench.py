@@ -44,7 +44,7 @@ class Task:
 
 def perform(task: Task, tell: Callable[[Message], None]) -> None:
     """Make a run, here and now; whatever goes wrong with it is told, not raised."""
-    from fedgraft.api import run_resolved
+    from fedgraft.conduct import run_resolved
     from scenarios.schema import Scenario
 
     def pass_on(event: Mapping[str, Any]) -> None:

@@ -22,7 +22,7 @@ def scenarios_of(
     combinations: Sequence[Combination], titles: Sequence[str], base: Located
 ) -> tuple[list[Scenario | None], list[Fault]]:
     """Return the scenario of each combination, None where it has faults; equal faults of many are one."""
-    from fedgraft.api import check_strategy
+    from fedgraft.preparation import check_strategy
 
     found: list[Scenario | None] = []
     first: dict[Fault, str] = {}

@@ -54,7 +54,7 @@ def compare(
     Raises:
         FedGraftError: anything that the user can mend, before a run is made; the text says what to do.
     """
-    from fedgraft.api import quieten
+    from fedgraft.launch import quieten
     from server.tracking import check_installed
 
     planned = plan(scenario, overrides)

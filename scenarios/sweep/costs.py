@@ -134,7 +134,7 @@ def _measured(run: SweepRun, directory: Path) -> Rate | str:
 
 def _prepared(scenario: Scenario) -> str | None:
     """Divide the samples and compute the features, whose cost is that of no run; return what went wrong."""
-    from fedgraft.api import prepare
+    from fedgraft.preparation import prepare
 
     try:
         prepare(scenario, keep_data=True)
@@ -171,7 +171,7 @@ def fitting_jobs(costs: Sequence[Forecast | None], threads: int) -> int:
         costs: of the runs that are to be made.
         threads: of each run.
     """
-    from fedgraft.api import usable_cores
+    from fedgraft.launch import usable_cores
 
     most = min(max(1, usable_cores() // threads), max(1, len(costs)))
     memory = max((cost.memory_bytes or 0.0 for cost in costs if cost is not None), default=0.0)

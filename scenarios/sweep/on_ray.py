@@ -197,6 +197,6 @@ def _starter(threads: int, place: tuple[Any, ...]) -> Callable[[Inbox], Worker]:
 
 def kept_environment() -> dict[str, str]:
     """Return what workers on other machines are to know of this one's environment."""
-    from fedgraft.api import SWITCHED_OFF
+    from fedgraft.launch import SWITCHED_OFF
 
     return SWITCHED_OFF | {name: os.environ[name] for name in ("XDG_CACHE_HOME",) if name in os.environ}

@@ -14,7 +14,7 @@ import sys
 import threading
 from typing import Any, TextIO
 
-from fedgraft.api import load_apps
+from fedgraft.launch import load_apps
 from scenarios.sweep.bench import Message, Task, perform
 
 

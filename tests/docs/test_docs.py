@@ -322,7 +322,7 @@ def test_the_readme_names_every_file_of_a_run(run_of_the_readme: Any) -> None:
 
 def test_the_readme_lists_every_switch() -> None:
     """What the code sets and the table says are the same switches with the same values."""
-    from fedgraft.api import SWITCHED_OFF
+    from fedgraft.launch import SWITCHED_OFF
     from fedgraft.simulation.flower_machine import processes_environment
 
     pages = (ROOT / "README.md").read_text(encoding="utf-8")

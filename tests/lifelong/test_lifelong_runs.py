@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from small_scenarios import relative_difference, small, small_file
 
 import fedgraft
-from fedgraft import api
+from fedgraft.conduct import run_resolved
 from fedgraft.data.federation import Federation, build_federation
 from fedgraft.errors import DataError, FedGraftError
 from scenarios.schema import Scenario
@@ -54,7 +54,7 @@ def test_the_order_and_number_of_tasks_do_not_matter_to_a_closed_form(tmp_path: 
 
 def ran(scenario: Scenario, out: Path) -> fedgraft.Run:
     """Run a scenario without drawing pictures."""
-    return api.run_resolved(scenario, out, pictures=False)
+    return run_resolved(scenario, out, pictures=False)
 
 
 def descended(scenario: Scenario, federation: Federation, rounds: int) -> list[NDArray[np.float64]]:

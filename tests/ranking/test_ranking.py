@@ -15,10 +15,10 @@ import yaml
 
 import fedgraft
 from fedgraft import cli
-from fedgraft.api import check_cuts
 from fedgraft.commands.rank import ranking_table
 from fedgraft.errors import FedGraftError, ModelError, ScenarioError
 from fedgraft.models.settings import BackboneSettings
+from fedgraft.preparation import check_cuts
 from fedgraft.ranking.records import Ranking, Scored, name_and_cut, title
 from fedgraft.ranking.verdict import recommend
 from fedgraft.transferability import h_score, log_me

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from small_scenarios import small
 
 import fedgraft
-from fedgraft.api import run_resolved
+from fedgraft.conduct import run_resolved
 from fedgraft.progress import listening
 
 PATIENCE = 3

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from small_scenarios import small_file
 
-from fedgraft.api import run_resolved
+from fedgraft.conduct import run_resolved
 from scenarios.loader import load_scenario
 
 pytestmark = [

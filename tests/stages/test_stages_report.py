@@ -10,7 +10,7 @@ import numpy as np
 import yaml
 from small_scenarios import SMALL, changed, small
 
-from fedgraft.api import run_resolved
+from fedgraft.conduct import run_resolved
 from scenarios.comparison.analysis import analyse
 from scenarios.comparison.gathered import comparison_of_runs
 from scenarios.loader import load_scenario

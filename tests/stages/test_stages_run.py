@@ -14,7 +14,7 @@ from small_scenarios import relative_difference, small, small_file
 import fedgraft
 from clients.host import Host
 from clients.settings import ClientPart
-from fedgraft.api import run_resolved
+from fedgraft.conduct import run_resolved
 from fedgraft.display import result_table
 from fedgraft.progress import listening
 from fedgraft.wire.requests import TrainRequest

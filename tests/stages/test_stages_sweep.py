@@ -10,7 +10,7 @@ import yaml
 from small_scenarios import SMALL, changed, small
 
 from fedgraft.errors import ScenarioError
-from fedgraft.ranking.conduct import for_sums
+from fedgraft.survey import for_sums
 from scenarios.loader import load_scenario
 from scenarios.sweep.costs import rounds_of, shortened
 from scenarios.sweep.plan import plan

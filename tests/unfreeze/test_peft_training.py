@@ -16,7 +16,7 @@ from small_scenarios import changed
 from test_unfreeze_training import trained
 
 import fedgraft
-from fedgraft.api import run_resolved
+from fedgraft.conduct import run_resolved
 from fedgraft.models.registry import load
 from fedgraft.progress import listening
 from fedgraft.trained import load_safetensors

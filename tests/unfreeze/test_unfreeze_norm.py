@@ -10,7 +10,7 @@ import pytest
 from plain_fine_tuning import PlainFineTuning
 from test_unfreeze_training import assert_same_model, trained, tuned
 
-from fedgraft.api import run_resolved
+from fedgraft.conduct import run_resolved
 from fedgraft.errors import TrainingError
 from fedgraft.progress import listening
 

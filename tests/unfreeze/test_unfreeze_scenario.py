@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from fedgraft.api import resolve, run_resolved
+from fedgraft.api import resolve
+from fedgraft.conduct import run_resolved
 
 SMALLER = (
     "backbone.input_size=32",

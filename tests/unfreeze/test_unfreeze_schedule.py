@@ -11,7 +11,7 @@ import pytest
 from plain_fine_tuning import PlainFineTuning
 from test_unfreeze_training import assert_same_model, trained, tuned
 
-from fedgraft.api import run_resolved
+from fedgraft.conduct import run_resolved
 from fedgraft.progress import listening
 
 SCHEDULE: dict[str, Any] = {

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 from small_scenarios import changed
 
 import fedgraft
-from fedgraft.api import run_resolved
+from fedgraft.conduct import run_resolved
 from scenarios.schema import Scenario
 
 BASE: dict[str, Any] = {
