@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from flwr.app import Context, RecordDict
 from small_scenarios import small_file
+from stopped_runs import stopped_in
 from test_resume import (
     EVERY,
     ROUNDS,
@@ -72,22 +73,10 @@ def test_state_makes_a_difference(scenario: Path, undisturbed: fedgraft.Run, tmp
     assert "control_norm" in undisturbed.metrics[-3] or any("control_norm" in row for row in undisturbed.metrics)
 
 
-class Stopped(Exception):  # noqa: N818 - no error
-    """What a test stops a run with."""
-
-
-def stop_in(number: int) -> Callable[[Any], None]:
-    def hear(event: Any) -> None:
-        if event["kind"] == "round" and event["number"] == number:
-            raise Stopped
-
-    return hear
-
-
 def stopped(scenario: Path, out: Path, number: int) -> Path:
     """Stop a run after its rows of a round, before its checkpoint."""
-    with pytest.raises(Stopped):
-        fedgraft.run(scenario, out=out, on_event=stop_in(number))
+    with stopped_in(number):
+        fedgraft.run(scenario, out=out)
     forget_hosts()
     return out
 
@@ -250,7 +239,7 @@ def test_other_forms_too(scenario: Path, tmp_path: Path, form: str) -> None:
     change = [f"train.form={form}"]
     whole = fedgraft.run(scenario, change, out=tmp_path / "whole")
     forget_hosts()
-    with pytest.raises(Stopped):
-        fedgraft.run(scenario, change, out=tmp_path / "run", on_event=stop_in(EVERY + 2))
+    with stopped_in(EVERY + 2):
+        fedgraft.run(scenario, change, out=tmp_path / "run")
     forget_hosts()
     assert_same_bits(fedgraft.run(scenario, change, out=tmp_path / "run", resume=True), whole)

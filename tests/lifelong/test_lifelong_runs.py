@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from small_scenarios import relative_difference, small, small_file
+from stopped_runs import stopped_in
 
 import fedgraft
 from fedgraft.conduct import run_resolved
@@ -147,21 +148,12 @@ def test_the_summary_and_the_advice_tell_of_forgetting(descent: tuple[Scenario, 
     assert not any(found["check"] == "trained_too_long" for found in run.summary["advice"])
 
 
-class EnoughError(Exception):
-    """The run is stopped here."""
-
-
 @pytest.mark.parametrize("strategy", ["fedavg", "ridge", "fedcof"])
 def test_a_run_that_is_stopped_within_a_task_goes_on_with_the_same_bits(strategy: str, tmp_path: Path) -> None:
     scenario = small(strategy=strategy, **{"data.tasks": TASKS, "server.rounds": 3, "server.checkpoint_every": 2})
-    stop_after = 5 if strategy == "fedavg" else 2
 
-    def stop(event: Any) -> None:
-        if event["kind"] == "round" and event["number"] == stop_after:
-            raise EnoughError
-
-    with pytest.raises(EnoughError):
-        fedgraft.run(scenario, out=tmp_path / "stopped", on_event=stop)
+    with stopped_in(5 if strategy == "fedavg" else 2):
+        fedgraft.run(scenario, out=tmp_path / "stopped")
     resumed = fedgraft.run(tmp_path / "stopped" / "scenario.yaml", out=tmp_path / "stopped", resume=True)
     whole = ran(scenario, out=tmp_path / "whole")
     for name, value in whole.head.items():

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 from small_scenarios import small
+from stopped_runs import stopped_in
 
 import fedgraft
 from fedgraft.conduct import run_resolved
@@ -75,15 +76,8 @@ def test_it_stops_when_patience_is_at_its_end(alone: fedgraft.Run, expected: tup
 def test_stopped_in_between_and_resumed_it_is_the_same(expected: tuple[int, int], tmp_path: Path) -> None:
     stop, best = expected
 
-    class KilledError(Exception):
-        pass
-
-    def kill(event: Mapping[str, Any]) -> None:
-        if event["kind"] == "round" and event["number"] == best + 2:
-            raise KilledError
-
     patience = {"server.patience": PATIENCE}
-    with pytest.raises(KilledError), listening(kill):
+    with stopped_in(best + 2):
         ran(tmp_path / "killed", **patience)
     resumed = ran(tmp_path / "killed", resume=True, **patience)
     whole = ran(tmp_path / "whole", **patience)

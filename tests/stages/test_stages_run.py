@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from small_scenarios import relative_difference, small, small_file
+from stopped_runs import stopped_in
 
 import fedgraft
 from clients.host import Host
@@ -117,10 +117,6 @@ def test_what_clients_keep_begins_anew(tmp_path: Path) -> None:
     assert relative_difference(on.head["weight"], plain.head["weight"]) > 1e-4
 
 
-class KilledError(Exception):
-    """Ends a run between two rounds."""
-
-
 @pytest.mark.parametrize(
     ("stop_after", "checkpoint_every"),
     [(1, 1), (3, 1), pytest.param(3, 5, id="back to the stage before"), pytest.param(5, 1, id="at the border"), (6, 1)],
@@ -130,11 +126,7 @@ def test_killed_in_a_later_stage_and_resumed_equals_undisturbed(
 ) -> None:
     scenario = staged(tmp_path / "file", KEPT_STATE, **{"server.checkpoint_every": checkpoint_every})
 
-    def kill(event: Mapping[str, Any]) -> None:
-        if event["kind"] == "round" and event["number"] == stop_after + 1:
-            raise KilledError
-
-    with pytest.raises(KilledError), listening(kill):
+    with stopped_in(stop_after + 1):
         ran(scenario, tmp_path / "killed")
     resumed, whole = ran(scenario, tmp_path / "killed", resume=True), ran(scenario, tmp_path / "whole")
     assert (resumed.directory / "head.safetensors").read_bytes() == (whole.directory / "head.safetensors").read_bytes()
@@ -185,11 +177,7 @@ def test_a_stage_that_stops_early_hands_its_best_head_on(tmp_path: Path) -> None
         **{"bytes_down": 0, "bytes_up": 0, "seconds": 0},
     }
 
-    def kill(event: Mapping[str, Any]) -> None:
-        if event["kind"] == "round" and event["number"] == 16:
-            raise KilledError
-
-    with pytest.raises(KilledError), listening(kill):
+    with stopped_in(16):
         ran(scenario, tmp_path / "killed")
     resumed = ran(scenario, tmp_path / "killed", resume=True)
     assert same(resumed.head, run.head)

@@ -10,6 +10,7 @@ import numpy as np
 import timm
 import torch
 import torchvision
+from lively_weights import enliven
 from torch import nn
 
 from fedgraft.models.backbone import Backbone
@@ -45,14 +46,7 @@ def backbone_of(name: str) -> Backbone:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(7)
         model, architecture = MODELS[name][0]()
-    generator = torch.Generator().manual_seed(7)
-    with torch.no_grad():
-        for part_name, value in model.state_dict().items():
-            if part_name.endswith("running_var"):
-                value.copy_(0.5 + torch.rand(value.shape, generator=generator))
-            elif value.is_floating_point():
-                spread = 0.3 if value.ndim == 1 else value[0].numel() ** -0.5
-                value.add_(spread * torch.randn(value.shape, generator=generator))
+    enliven(model, 7)
     info = BackboneInfo(
         name=name,
         cuts=architecture.cuts,

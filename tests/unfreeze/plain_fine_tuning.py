@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import timm
 import torch
+from lively_weights import enliven
 from safetensors.torch import save_file
 
 from fedgraft.data.federation import Federation, build_federation
@@ -24,17 +25,10 @@ State = dict[str, torch.Tensor]
 
 def write_weights(path: Path, name: str = "test_resnet", **options: Any) -> Path:
     """Write random weights in which no branch is silent and no statistic is trivial."""
-    generator = torch.Generator().manual_seed(4)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(4)
         model = timm.create_model(name, pretrained=False, **options)
-    with torch.no_grad():
-        for part_name, value in model.state_dict().items():
-            if part_name.endswith("running_var"):
-                value.copy_(0.5 + torch.rand(value.shape, generator=generator))
-            elif value.is_floating_point():
-                spread = 0.3 if value.ndim == 1 else value[0].numel() ** -0.5
-                value.add_(spread * torch.randn(value.shape, generator=generator))
+    enliven(model, 4)
     save_file({part: value.contiguous() for part, value in model.state_dict().items()}, str(path))
     return path
 

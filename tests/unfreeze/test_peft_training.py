@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +12,12 @@ import pytest
 import torch
 from plain_fine_tuning import PlainFineTuning, State, write_weights
 from small_scenarios import changed
+from stopped_runs import stopped_in
 from test_unfreeze_training import trained
 
 import fedgraft
 from fedgraft.conduct import run_resolved
 from fedgraft.models.registry import load
-from fedgraft.progress import listening
 from fedgraft.trained import load_safetensors
 from scenarios.schema import Scenario
 
@@ -202,14 +201,7 @@ def test_layers_join_by_a_schedule_and_a_stopped_run_goes_on(weights: Path, tmp_
         weights, LORA, **{"unfreeze": {"schedule": steps, "method": LORA}, "server.rounds": 4, "strategy": "fedavgm"}
     )
 
-    class StoppedError(Exception):
-        pass
-
-    def stop(event: Mapping[str, Any]) -> None:
-        if event["kind"] == "round" and event["number"] == 3:
-            raise StoppedError
-
-    with pytest.raises(StoppedError), listening(stop):
+    with stopped_in(3):
         trained(scenario, tmp_path / "stopped")
     resumed = run_resolved(scenario, tmp_path / "stopped", resume=True, pictures=False)
     whole = trained(scenario, tmp_path / "whole")

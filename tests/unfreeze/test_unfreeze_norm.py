@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 from plain_fine_tuning import PlainFineTuning
+from stopped_runs import stopped_in
 from test_unfreeze_training import assert_same_model, trained, tuned
 
 from fedgraft.conduct import run_resolved
 from fedgraft.errors import TrainingError
-from fedgraft.progress import listening
 
 LOCAL: dict[str, Any] = {
     "unfreeze.cut": "layer3",
@@ -50,14 +49,7 @@ def test_it_is_the_plain_loop_that_averages_all_but_batch_norm(weights: Path, tm
 def test_what_clients_keep_survives_an_interruption(weights: Path, tmp_path: Path) -> None:
     scenario = tuned(weights, **LOCAL)
 
-    class StoppedError(Exception):
-        pass
-
-    def stop(event: Mapping[str, Any]) -> None:
-        if event["kind"] == "round" and event["number"] == 2:
-            raise StoppedError
-
-    with pytest.raises(StoppedError), listening(stop):
+    with stopped_in(2):
         trained(scenario, tmp_path / "stopped")
     resumed = run_resolved(scenario, tmp_path / "stopped", resume=True, pictures=False)
     whole = trained(scenario, tmp_path / "whole")

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from plain_fine_tuning import PlainFineTuning
+from stopped_runs import stopped_in
 from test_unfreeze_training import assert_same_model, trained, tuned
 
 from fedgraft.conduct import run_resolved
-from fedgraft.progress import listening
 
 SCHEDULE: dict[str, Any] = {
     "unfreeze.schedule": [{"round": 2, "cut": "layer3"}, {"round": 4, "cut": "layer1"}],
@@ -55,14 +54,7 @@ def test_stopped_in_a_round_that_unfreezes_and_resumed_equals_undisturbed(
     """With momentum on the server, whose state grows in these rounds; checkpoints are written after each."""
     scenario = tuned(weights, **SCHEDULE, strategy="fedavgm")
 
-    class StoppedError(Exception):
-        pass
-
-    def stop(event: Mapping[str, Any]) -> None:
-        if event["kind"] == "round" and event["number"] == stop_in:
-            raise StoppedError
-
-    with pytest.raises(StoppedError), listening(stop):
+    with stopped_in(stop_in):
         trained(scenario, tmp_path / "stopped")
     resumed = run_resolved(scenario, tmp_path / "stopped", resume=True, pictures=False)
     whole = trained(scenario, tmp_path / "whole")
