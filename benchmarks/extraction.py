@@ -35,7 +35,8 @@ from fedgraft.data.samples import Samples
 from fedgraft.data.settings import DigitsSettings, FolderSettings
 from fedgraft.data.sources import load_samples
 from fedgraft.features.entry import Origin
-from fedgraft.features.extract import compute, images_at_once
+from fedgraft.features.extract import compute
+from fedgraft.features.inputs import images_at_once
 from fedgraft.features.preprocessing import normalised, resized
 from fedgraft.features.rows import RowWriter
 from fedgraft.features.settings import FeatureSettings

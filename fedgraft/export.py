@@ -212,7 +212,7 @@ def _write_onnx(model: TrainedModel, path: Path) -> None:
     card = model.card
     exported = torch.onnx.export(
         exported_program(model),
-        input_names=[card.input_name],
+        input_names=[card.takes],
         output_names=list(card.output_names),
         dynamic_shapes={"inputs": {0: "batch"}},
         dynamo=True,

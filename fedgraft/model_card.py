@@ -12,9 +12,11 @@ from pydantic import TypeAdapter, ValidationError
 from fedgraft import __version__
 from fedgraft.alignment.settings import Coral
 from fedgraft.errors import ModelError, WireError
+from fedgraft.kinds import Kind
 from fedgraft.models.head_settings import HeadSettings
 from fedgraft.models.info import BackboneInfo
 from fedgraft.models.losses import Task
+from fedgraft.models.preprocessing import ImagePreprocessing
 from fedgraft.models.settings import BackboneSettings
 from fedgraft.models.unfreeze_settings import UnfreezeSettings
 from fedgraft.wire.protocol import check_number
@@ -58,20 +60,14 @@ class Card:
     align: Coral | None = None
 
     @property
-    def takes_images(self) -> bool:
-        """Whether the input is pictures; otherwise ready features."""
-        return self.backbone.name != "identity"
-
-    @property
-    def input_name(self) -> str:
-        """`images` or `features`."""
-        return "images" if self.takes_images else "features"
+    def takes(self) -> Kind:
+        """The kind of the input: `images`, `features` and so on; also its name."""
+        return self.info.takes
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """Shape of one input: `(3, size, size)` or `(feature_dim,)`."""
-        size = self.info.preprocessing.input_size
-        return (3, size, size) if self.takes_images else (self.info.feature_dim,)
+        """Shape of one input: `(3, size, size)`, `(feature_dim,)` and so on."""
+        return (self.info.feature_dim,) if self.takes == "features" else self.info.preprocessing.input_shape
 
     @property
     def output_names(self) -> tuple[str, ...]:
@@ -82,15 +78,18 @@ class Card:
     def input_text(self) -> str:
         """What a caller gives, in words."""
         shape = ", ".join(["batch", *map(str, self.input_shape)])
-        what = f"{self.input_name}: float32 ({shape})"
-        if not self.takes_images:
+        what = f"{self.takes}: float32 ({shape})"
+        steps = self.info.preprocessing
+        if not isinstance(steps, ImagePreprocessing):
             return what
-        resized = f"resized with {self.info.preprocessing.interpolation} interpolation"
+        resized = f"resized with {steps.interpolation} interpolation"
         return f"{what}, RGB from 0 to 1, the whole picture {resized}; normalisation is inside"
 
     def to_metadata(self) -> dict[str, str]:
         """Return it as texts by name, which every kind of file can carry; lists and settings are JSON."""
-        steps = self.info.preprocessing
+        steps, of_images = self.info.preprocessing, {}
+        if isinstance(steps, ImagePreprocessing):
+            of_images = {"input_size": str(steps.input_size), "interpolation": steps.interpolation}
         return {
             "format": "fedgraft",
             "schema": str(SCHEMA),
@@ -101,8 +100,7 @@ class Card:
             "loss": self.loss,
             "label_names": json.dumps(self.label_names, ensure_ascii=False),
             "input": self.input_text,
-            "input_size": str(steps.input_size),
-            "interpolation": steps.interpolation,
+            **of_images,
             "head": self.head.model_dump_json(),
             "backbone": self.backbone.model_dump_json(),
             "backbone_info": json.dumps(self.info.as_json()),

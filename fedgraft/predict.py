@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from fedgraft.data.image_files import stacked
 from fedgraft.data.images import SUFFIXES, decode
 from fedgraft.errors import DataError, ModelError, nearest
+from fedgraft.kinds import Kind
+from fedgraft.models.catalogue import kind_of
 from fedgraft.progress import report
 
 if TYPE_CHECKING:
@@ -133,14 +135,10 @@ def predict_files(run: Run, files: Sequence[str | Path]) -> list[Prediction]:
         DataError: not one file can be predicted.
         StoreError, ModelError: the run has no model, see `fedgraft.trained.trained_model`.
     """
-    images = run.scenario.backbone.name != "identity"
     faults = _Faults()
-    found = list(_expanded(files, SUFFIXES if images else ARRAY_SUFFIXES, faults))
-    if found:
-        predict = _of_images if images else _of_rows
-        predictions = predict(run.model, found, run.scenario.features.batch_size, faults)
-    else:
-        predictions = []
+    suffixes, predict = _KINDS[kind_of(run.scenario.backbone.name)]
+    found = list(_expanded(files, suffixes, faults))
+    predictions = predict(run.model, found, run.scenario.features.batch_size, faults) if found else []
     if not predictions:
         reasons = "".join(f"\n  {line}" for line in faults.lines())
         raise DataError(f"not one file can be predicted:{reasons}" if reasons else "no files to predict; name some")
@@ -174,8 +172,7 @@ def _of_images(model: TrainedModel, files: Sequence[Path], batch_size: int, faul
     """Predict pictures by the code that computes features: read by threads, resized as bytes, normalised."""
     import torch
 
-    from fedgraft.features.preprocessing import normalised
-    from fedgraft.features.reading import batches
+    from fedgraft.features.inputs import batches_of
 
     unreadable: dict[int, str] = {}
 
@@ -190,13 +187,12 @@ def _of_images(model: TrainedModel, files: Sequence[Path], batch_size: int, faul
             return np.zeros((1, 1, 3), dtype=np.uint8)  # keeps its place in the batch
 
     backbone = cast("Backbone", model.backbone)
-    steps = backbone.info.preprocessing
     predictions: list[Prediction] = []
     # Warnings about odd EXIF or palettes are silenced around the threads: filters belong to the whole process.
     with warnings.catch_warnings(), torch.inference_mode():
         warnings.simplefilter("ignore")
-        for batch, pixels in batches(read, np.arange(len(files), dtype=np.int64), batch_size, steps):
-            outputs = model.outputs(backbone.features(normalised(pixels, steps)))
+        for batch, inputs in batches_of(backbone, read, np.arange(len(files), dtype=np.int64), batch_size):
+            outputs = model.outputs(backbone.features(inputs))
             made = _predictions(model.card, [(files[index], None) for index in batch.tolist()], outputs)
             predictions += [
                 prediction for index, prediction in zip(batch.tolist(), made, strict=True) if index not in unreadable
@@ -270,6 +266,16 @@ def _rows(path: Path, feature_dim: int) -> NDArray[np.float32]:
     if len(values) == 0:
         raise DataError("it holds no rows")
     return values
+
+
+Predict = Callable[["TrainedModel", Sequence[Path], int, _Faults], list[Prediction]]
+"""Predicts files in their order, inputs of a batch at once; tells of those that it can't read."""
+
+_KINDS: dict[Kind, tuple[frozenset[str], Predict]] = {
+    "images": (SUFFIXES, _of_images),
+    "features": (ARRAY_SUFFIXES, _of_rows),
+}
+"""Of each kind of inputs: the suffixes of the files that a folder stands for, and what predicts them."""
 
 
 def _reason(path: Path, error: Exception) -> str:

@@ -21,7 +21,8 @@ from fedgraft.models.blocks import split_arrays
 from fedgraft.models.head_settings import HeadSettings
 from fedgraft.models.heads import as_tensors, forward, head_shapes
 from fedgraft.models.losses import Task, resolve_loss
-from fedgraft.models.registry import IDENTITY, describe, load
+from fedgraft.models.preprocessing import ImagePreprocessing
+from fedgraft.models.registry import describe, load
 from fedgraft.models.settings import BackboneSettings
 from fedgraft.models.unfreeze_settings import UnfreezeSettings
 from fedgraft.models.weights import fill, state_arrays, weights_digest
@@ -116,7 +117,7 @@ class TrainedModel(nn.Module):
         Args:
             inputs: images `(N, 3, size, size)` float32, RGB from 0 to 1, or ready features `(N, feature_dim)`.
         """
-        if self.card.takes_images:
+        if self.card.takes == "images":
             inputs = inputs * self.scale + self.shift
         return self.outputs(self.backbone(inputs))
 
@@ -227,7 +228,7 @@ def load_safetensors(path: str | Path) -> TrainedModel:
     arrays, facts = read_tensors(Path(path))
     card = Card.from_metadata(facts, str(path))
     backbone: Backbone | Identity = Identity(card.info)
-    if card.takes_images:
+    if card.takes != "features":
         backbone = load(card.backbone)
         if card.adapters is not None:
             blocks = backbone.blocks(card.adapters.steps[0].cut, card.adapters)
@@ -320,4 +321,4 @@ def _below(arrays: Mapping[str, NDArray[Any]], prefix: str) -> dict[str, NDArray
 
 def _normalisation(card: Card) -> tuple[tuple[float, ...], tuple[float, ...]]:
     steps = card.info.preprocessing
-    return (steps.mean, steps.std) if card.info.name != IDENTITY.name else ((0.0,), (1.0,))
+    return (steps.mean, steps.std) if isinstance(steps, ImagePreprocessing) else ((0.0,), (1.0,))

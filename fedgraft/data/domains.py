@@ -5,18 +5,18 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedgraft.data.samples import Image, Images, Indices, Inputs
+from fedgraft.data.samples import Image, ImageInputs, Images, Indices
 from fedgraft.data.settings import DomainSettings
 from fedgraft.errors import DataError
+from fedgraft.kinds import WORDS
 from fedgraft.randomness import key, mix, rng
 
 if TYPE_CHECKING:
-    from fedgraft.data.cache import AnyArray
     from fedgraft.data.federation import Federation
 
 
@@ -36,7 +36,8 @@ def with_domains(federation: Federation, domains: tuple[DomainSettings, ...], se
     """
     samples = federation.samples
     if samples.kind != "images":
-        raise DataError("data.domains change pictures, and this source gives ready features; leave domains out")
+        gives = WORDS[samples.kind]
+        raise DataError(f"data.domains change pictures, and this source gives {gives}; leave domains out")
     of_sample = np.zeros(samples.num_samples, dtype=np.int64)
     of_client = dealt(federation.num_clients, [domain.share for domain in domains])
     for part in (federation.train, federation.validation):
@@ -46,7 +47,7 @@ def with_domains(federation: Federation, domains: tuple[DomainSettings, ...], se
     shares = [domain.share if domain.test_share is None else domain.test_share for domain in domains]
     of_sample[federation.test[np.argsort(draws, kind="stable")]] = dealt(len(federation.test), shares)
     names = np.array([domain.name for domain in domains])
-    inputs = ShiftedInputs(samples.inputs, of_sample, domains, seed)
+    inputs = ShiftedInputs(cast(ImageInputs, samples.inputs), of_sample, domains, seed)
     counts = np.bincount(of_client, minlength=len(domains))
     told = ", ".join(f"{domain.name} {count:,}" for domain, count in zip(domains, counts.tolist(), strict=True))
     notes = (*federation.notes, f"clients by domain (data.domains): {told}")
@@ -81,29 +82,17 @@ class ShiftedInputs:
         seed: for noise.
     """
 
-    inputs: Inputs
+    inputs: ImageInputs
     of_sample: NDArray[np.int64]
     domains: tuple[DomainSettings, ...]
     seed: int
-
-    @property
-    def kind(self) -> Literal["images", "features"]:
-        """Say what the inputs are."""
-        return "images"
+    kind: Literal["images"] = "images"
 
     def images(self, indices: Indices) -> Images:
         """Read the images at `indices`, and show them as their domains do."""
         found = self.inputs.images(indices)
         shown = [self._shown(image, int(index)) for image, index in zip(found, indices, strict=True)]
         return np.stack(shown) if isinstance(found, np.ndarray) and shown else shown if shown else found
-
-    def features(self) -> AnyArray:
-        """Refuse: there are none.
-
-        Raises:
-            DataError: always.
-        """
-        raise DataError("this source gives images, not features; use a backbone other than 'identity'")
 
     def digests(self) -> NDArray[np.uint8]:
         """Return a digest of each picture as it is shown, `(num_samples, 16)`; an unchanged one has the source's."""

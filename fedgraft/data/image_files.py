@@ -50,10 +50,6 @@ class FileImages:
                 f"{path} could be read before and can't be now ({error}); put it back or run again without it"
             ) from error
 
-    def features(self) -> NDArray[np.float32]:
-        """Image files hold no features."""
-        raise NotImplementedError
-
     def digests(self) -> NDArray[np.uint8]:
         """Return the digest of each file's content."""
         return self.content

@@ -6,7 +6,7 @@ import functools
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from fedgraft.data.cache import AnyArray, digest_of
 from fedgraft.data.settings import Task
 from fedgraft.errors import DataError, listed
+from fedgraft.kinds import USUAL, Kind
 
 Indices = NDArray[np.int64]
 Image = NDArray[np.uint8]
@@ -22,23 +23,51 @@ Targets = NDArray[np.int64] | NDArray[np.uint8] | NDArray[np.float32]
 """`(N,)` int64 classes, `(N, L)` uint8 zeros and ones, or `(N,)` or `(N, T)` float32 numbers."""
 Images = NDArray[np.uint8] | list[Image]
 """`(n, H, W, 3)` if all have one size, otherwise a list of `(H_i, W_i, 3)`."""
+Sounds = list[NDArray[np.float32]]
+"""`(num_values_i,)` each: mono, from -1 to 1, at the source's one sample rate."""
 
 
 class Inputs(Protocol):
-    """Where the inputs of samples are read; a source gives one, of one of the two kinds."""
+    """Where the inputs of samples are read; a source gives one, with the reader of its kind."""
 
     @property
-    def kind(self) -> Literal["images", "features"]:
+    def kind(self) -> Kind:
         """Say what the inputs are."""
+
+    def digests(self) -> NDArray[np.uint8]:
+        """Return a digest of each input's content, `(num_samples, 16)`."""
+
+
+class ImageInputs(Inputs, Protocol):
+    """Inputs of the kind `images`."""
 
     def images(self, indices: Indices) -> Images:
         """Read the images at `indices`, and no others."""
 
+
+class FeatureInputs(Inputs, Protocol):
+    """Inputs of the kind `features`."""
+
     def features(self) -> AnyArray:
         """Return all feature vectors, `(num_samples, num_features)`, float32 or float16."""
 
-    def digests(self) -> NDArray[np.uint8]:
-        """Return a digest of each input's content, `(num_samples, 16)`."""
+
+class TextInputs(Inputs, Protocol):
+    """Inputs of the kind `texts`."""
+
+    def texts(self, indices: Indices) -> list[str]:
+        """Read the texts at `indices`, and no others."""
+
+
+class SoundInputs(Inputs, Protocol):
+    """Inputs of the kind `sounds`."""
+
+    @property
+    def sample_rate(self) -> int:
+        """Values a second, of every sound."""
+
+    def sounds(self, indices: Indices) -> Sounds:
+        """Read the sounds at `indices`, and no others."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,21 +98,36 @@ class Samples:
         return len(self.label_names)
 
     @property
-    def kind(self) -> Literal["images", "features"]:
+    def kind(self) -> Kind:
         """Say what the inputs are."""
         return self.inputs.kind
 
     def images(self, indices: Sequence[int] | Indices) -> Images:
         """Read images, RGB: `(n, H, W, 3)` uint8 if all have one size, otherwise a list of `(H_i, W_i, 3)`."""
-        if self.kind != "images":
-            raise DataError("this source gives features, not images; use the backbone 'identity'")
-        return self.inputs.images(np.asarray(indices, dtype=np.int64))
+        return cast(ImageInputs, self._of("images")).images(np.asarray(indices, dtype=np.int64))
+
+    def texts(self, indices: Sequence[int] | Indices) -> list[str]:
+        """Read texts."""
+        return cast(TextInputs, self._of("texts")).texts(np.asarray(indices, dtype=np.int64))
+
+    def sounds(self, indices: Sequence[int] | Indices) -> Sounds:
+        """Read sounds, mono: a list of `(num_values_i,)` float32 from -1 to 1."""
+        return cast(SoundInputs, self._of("sounds")).sounds(np.asarray(indices, dtype=np.int64))
 
     def features(self) -> AnyArray:
         """Return the source's own feature vectors, `(num_samples, num_features)`, float32 or float16."""
-        if self.kind != "features":
-            raise DataError("this source gives images, not features; use a backbone other than 'identity'")
-        return self.inputs.features()
+        return cast(FeatureInputs, self._of("features")).features()
+
+    def _of(self, kind: Kind) -> Inputs:
+        """Return the inputs if they are of a kind.
+
+        Raises:
+            DataError: they are of another.
+        """
+        if self.kind != kind:
+            fitting = f"the backbone '{USUAL[self.kind]}'" if self.kind in USUAL else f"a backbone of {self.kind}"
+            raise DataError(f"this source gives {self.kind}, not {kind}; use {fitting}")
+        return self.inputs
 
     def sample_digests(self) -> NDArray[np.uint8]:
         """Return a digest of the content of each input, `(num_samples, 16)`; equal inputs have equal ones."""

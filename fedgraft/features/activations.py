@@ -17,6 +17,7 @@ from fedgraft.features.reuse import copy_repeated_rows, copy_stored_rows
 from fedgraft.features.rows import RowWriter
 from fedgraft.features.settings import FeatureSettings
 from fedgraft.features.store import FeatureStore
+from fedgraft.kinds import check_kind
 from fedgraft.models.backbone import Backbone
 from fedgraft.models.blocks import Blocks
 from fedgraft.models.registry import load
@@ -56,15 +57,17 @@ def unfrozen(
         cut: where the blocks begin: a cut before the backbone's own, or `input`.
         settings: dtype and batch size, and how much the activations may take.
         weights: the backbone's weights where they came over the wire; by default those that the settings name.
-        progress: told how many pictures are computed.
+        progress: told how many inputs are computed.
         store: by default this machine's own.
         unfreeze: what of the blocks is trained, and whose batch norm is; by default all, and everybody's.
 
     Raises:
+        DataError: the samples are of another kind than the backbone takes.
         ModelError: the backbone has no such cut, or nothing to train past it.
         StoreError: the activations take more room than they may, or than there is.
     """
     loaded = cast("Backbone", load(backbone, weights))
+    check_kind(backbone.name, loaded.info.takes, samples.kind)
     blocks = loaded.blocks(cut, unfreeze)
     shape = (samples.num_samples, *blocks.activation_shape)
     if samples.num_samples == 0:
@@ -73,8 +76,8 @@ def unfrozen(
     origin = origin_of(loaded.info, samples, blocks.key, f"{cut}, not pooled")
     sample_digests = samples.sample_digests()
 
-    def rows_of(images: Tensor) -> Tensor:
-        return blocks.activations(images).flatten(1)
+    def rows_of(inputs: Tensor) -> Tensor:
+        return blocks.activations(inputs).flatten(1)
 
     def fill(rows: RowWriter) -> None:
         report("note", text=_room(shape, cut, settings))

@@ -1,4 +1,4 @@
-"""The features of one backbone at several cuts, from one pass over the pictures."""
+"""The features of one backbone at several cuts, from one pass over the samples."""
 
 from __future__ import annotations
 
@@ -41,15 +41,15 @@ def store_at_cuts(
     returns for a cut has the same bits.
 
     Args:
-        samples: pictures.
+        samples: whose; of the kind that the backbone takes.
         backbone: which backbone; its own cut plays no part.
         cuts: at least one.
         settings: dtype and batch size.
         store: by default this machine's own.
-        progress: told how many pictures are computed.
+        progress: told how many inputs are computed.
 
     Raises:
-        DataError: an image can't be read.
+        DataError: a sample can't be read.
         ModelError: the backbone can't be had, or gives features that are not finite at one of the cuts.
         StoreError: the store can't be written or read.
     """
@@ -139,7 +139,7 @@ class _Pass:
             for cut, part in zip(cuts, np.split(values, ends[:-1], axis=1), strict=True):
                 self._writers[cut].write(indices, part)
 
-        def features(images: Tensor) -> Tensor:
-            return loaded.features_at(poolings, images)
+        def features(inputs: Tensor) -> Tensor:
+            return loaded.features_at(poolings, inputs)
 
         compute(self._samples, loaded, self._missing, write, self._settings.batch_size, self._progress, features)

@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from fedgraft.errors import DataError, ModelError, listed
+from fedgraft.errors import ModelError, listed
 from fedgraft.features.entry import Origin
-from fedgraft.features.preprocessing import REVISION, normalised
-from fedgraft.features.reading import batches
+from fedgraft.features.inputs import batches_of, read_of
+from fedgraft.features.preprocessing import REVISION
 from fedgraft.features.reuse import copy_repeated_rows, copy_stored_rows
 from fedgraft.features.rows import RowWriter
 from fedgraft.features.settings import FeatureSettings
 from fedgraft.features.store import FeatureStore
+from fedgraft.kinds import check_kind
 from fedgraft.models.info import BackboneInfo
 from fedgraft.models.registry import describe, load
 from fedgraft.models.settings import BackboneSettings
@@ -26,13 +27,8 @@ if TYPE_CHECKING:
     from fedgraft.data.samples import Samples
     from fedgraft.models.backbone import Backbone
 
-PIXELS_AT_ONCE = 64 * 64 * 64
-"""Pixels of a batch on a CPU. Activations above 32 MB are mapped and unmapped by the C library each time they are
-needed: EfficientNet-Lite0 at 224 px does 31 images/s in batches of 4, 22 in batches of 8 and 10 in batches of 64
-(one thread; 0, 1176 and 10612 page faults an image)."""
-
 Progress = Callable[[int, int], None]
-"""Called with the pictures done and those to do, first with 0; not at all when nothing is to be computed."""
+"""Called with the inputs done and those to do, first with 0; not at all when nothing is to be computed."""
 
 
 def features_of(
@@ -54,23 +50,19 @@ def features_of(
         backbone: which backbone, up to which cut.
         settings: dtype and batch size.
         store: by default this machine's own.
-        progress: told how many pictures are computed.
+        progress: told how many inputs are computed.
         weights: the backbone's weights where they came over the wire; by default those that the settings name.
 
     Raises:
-        DataError: the samples are no images, or an image can't be read.
+        DataError: the samples are of another kind than the backbone takes, or one can't be read.
         ModelError: the backbone can't be had, or gives features that are not finite.
         StoreError: the store can't be written or read.
     """
-    if backbone.name == "identity":
-        return samples.features()
-    if samples.kind != "images":
-        raise DataError(
-            f"the backbone {backbone.name} needs images, this source gives ready features; "
-            "set `backbone: identity` or choose a source of images"
-        )
-    loaded = load(backbone, weights) if weights is not None else None
+    loaded = load(backbone, weights) if weights is not None and backbone.name != "identity" else None
     info = loaded.info if loaded is not None else describe(backbone)
+    check_kind(backbone.name, info.takes, samples.kind)
+    if info.takes == "features":
+        return samples.features()
     if samples.num_samples == 0:
         return np.zeros((0, info.feature_dim), dtype=settings.dtype)
     store = store if store is not None else FeatureStore()
@@ -104,37 +96,28 @@ def compute(
         backbone: what computes them.
         indices: of which samples.
         write: called batch by batch.
-        batch_size: pictures at once, at most.
-        progress: told how many pictures are computed.
-        of: what is computed of normalised pictures, as rows; default: the backbone's features.
+        batch_size: inputs at once, at most.
+        progress: told how many inputs are computed.
+        of: what is computed of inputs as the backbone takes them, as rows; default: the backbone's features.
 
     Raises:
         ModelError: a feature is not finite.
     """
     of = of if of is not None else backbone.features
-    preprocessing = backbone.info.preprocessing
-    device = next(backbone.parameters()).device
     report = progress if progress is not None else lambda done, total: None
     done = 0
     report(done, len(indices))
-    if device.type == "cpu":
-        batch_size = images_at_once(preprocessing.input_size, batch_size)
-    for batch, pixels in batches(samples.images, indices, batch_size, preprocessing):
-        values = of(normalised(pixels.to(device), preprocessing)).cpu().numpy()
+    for batch, inputs in batches_of(backbone, read_of(samples), indices, batch_size):
+        values = of(inputs).cpu().numpy()
         if not np.isfinite(values).all():
             bad = batch[~np.isfinite(values).all(axis=1)]
             raise ModelError(
-                f"{backbone.info.name} gives NaN or infinite features for {len(bad)} of {len(batch)} pictures "
+                f"{backbone.info.name} gives NaN or infinite features for {len(bad)} of {len(batch)} {samples.kind} "
                 f"({listed(samples.sample_ids[bad].tolist(), 3)}); look at its weights and normalisation"
             )
         write(batch, values)
         done += len(batch)
         report(done, len(indices))
-
-
-def images_at_once(input_size: int, batch_size: int) -> int:
-    """Return the images of a batch on a CPU: `batch_size`, or fewer if they are large."""
-    return min(batch_size, max(1, PIXELS_AT_ONCE // input_size**2))
 
 
 def origin_of(info: BackboneInfo, samples: Samples, key: str, cut: str) -> Origin:
@@ -143,16 +126,15 @@ def origin_of(info: BackboneInfo, samples: Samples, key: str, cut: str) -> Origi
     Args:
         info: the backbone.
         samples: whose rows it holds.
-        key: the digest of all but the pictures that decides a row.
+        key: the digest of all but the inputs that decides a row.
         cut: where the backbone is cut, in words.
     """
-    steps = info.preprocessing
     first, last = samples.sample_ids[0], samples.sample_ids[-1]
     return Origin(
         backbone_key=f"{key}-{REVISION}",
         backbone=info.name,
         cut=cut,
         weights_digest=info.weights_digest,
-        preprocessing=f"{steps.input_size} px, {steps.interpolation}, mean {steps.mean}, std {steps.std}",
-        source=f"{samples.num_samples} images, {first} to {last}",
+        preprocessing=info.preprocessing.words(),
+        source=f"{samples.num_samples} {samples.kind}, {first} to {last}",
     )

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fedgraft.models.info import Preprocessing
+    from fedgraft.models.preprocessing import ImagePreprocessing
 
 Images = NDArray[np.uint8] | list[NDArray[np.uint8]]
 """`(n, height, width, 3)`, or a list of `(height_i, width_i, 3)`; RGB."""
@@ -19,7 +19,7 @@ REVISION = 1
 """Part of every entry's key: it rises when this file changes the value of a feature."""
 
 
-def resized(images: Images, preprocessing: Preprocessing) -> Tensor:
+def resized(images: Images, preprocessing: ImagePreprocessing) -> Tensor:
     """Resize pictures to `(n, 3, input_size, input_size)` uint8, in channels-last memory.
 
     The whole picture is used (no crop); shrinking averages over the pixels (antialias), as Pillow does. It works
@@ -39,7 +39,7 @@ def resized(images: Images, preprocessing: Preprocessing) -> Tensor:
     )
 
 
-def normalised(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
+def normalised(pixels: Tensor, preprocessing: ImagePreprocessing) -> Tensor:
     """Return `(pixels / 255 - mean) / std` as float32 of the same shape and memory order."""
     import torch
 

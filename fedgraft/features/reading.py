@@ -16,7 +16,7 @@ from fedgraft.features.preprocessing import Images, resized
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fedgraft.models.info import Preprocessing
+    from fedgraft.models.preprocessing import ImagePreprocessing
 
 READ_BYTES = 48 * 2**20
 """Decoded pictures that one thread holds at a time: 64 photos of 12 megapixels would be 2.3 GB."""
@@ -29,7 +29,7 @@ def batches(
     read: Callable[[NDArray[np.int64]], Images],
     indices: NDArray[np.int64],
     batch_size: int,
-    preprocessing: Preprocessing,
+    preprocessing: ImagePreprocessing,
     num_threads: int | None = None,
 ) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
     """Yield `(indices, pictures (n, 3, size, size) uint8)` of each batch, in order, at least two batches ahead.

@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from numpy.typing import NDArray
 
-from fedgraft.errors import ModelError
+from fedgraft.errors import ModelError, listed
 from fedgraft.models.backbone import Backbone, checked_cut, freeze, pooled
 from fedgraft.models.cuts import PENULTIMATE, Architecture
 from fedgraft.models.description_cache import library_of
-from fedgraft.models.info import BackboneInfo, Preprocessing
+from fedgraft.models.info import BackboneInfo
 from fedgraft.models.local import read_tensors
+from fedgraft.models.preprocessing import ImagePreprocessing, Preprocessing
 from fedgraft.models.settings import BackboneSettings
 from fedgraft.models.sources import Built
 from fedgraft.models.weights import fill, state_arrays, tensors_of, weights_digest
@@ -73,18 +74,14 @@ def assemble(settings: BackboneSettings, built: Built, known: BackboneInfo | Non
         num_parameters=sum(parameter.numel() for parameter in model.parameters()),
         library=library_of(settings.name),
     )
-    size = preprocessing.input_size
     try:
         with torch.inference_mode():
-            features = pooled(model, architecture, cut, pooling, torch.zeros(1, 3, size, size))
+            features = pooled(model, architecture, cut, pooling, preprocessing.example())
     except (RuntimeError, AssertionError, ValueError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise ModelError(
-            f"{settings.name} can't take images of {size} px: {reason}; choose another input_size "
-            f"(its own is {built.preprocessing.input_size})"
-        ) from error
+        raise ModelError(_cant_take(settings.name, preprocessing, built.preprocessing, reason)) from error
     if features.ndim != 2:
-        raise ModelError(f"{settings.name} gives {tuple(features.shape)} at '{cut}'; expected one vector an image")
+        raise ModelError(f"{settings.name} gives {tuple(features.shape)} at '{cut}'; expected one vector an input")
     return Backbone(model, architecture, replace(info, feature_dim=features.shape[1]))
 
 
@@ -103,8 +100,22 @@ def _pooling(settings: BackboneSettings, architecture: Architecture) -> str:
     return settings.pooling
 
 
+def _cant_take(name: str, chosen: Preprocessing, own: Preprocessing, reason: str) -> str:
+    if isinstance(chosen, ImagePreprocessing) and isinstance(own, ImagePreprocessing):
+        what, instead = f"images of {chosen.input_size} px", f"choose another input_size (its own is {own.input_size})"
+    else:
+        what, instead = f"{chosen.takes} ({chosen.words()})", "choose another backbone"
+    return f"{name} can't take {what}: {reason}; {instead}"
+
+
 def _preprocessing(settings: BackboneSettings, built: Built) -> Preprocessing:
     own = built.preprocessing
+    if not isinstance(own, ImagePreprocessing):
+        of_images = ("input_size", "normalization_mean", "normalization_std")
+        given = [name for name in of_images if getattr(settings, name) is not None]
+        if given:
+            raise ModelError(f"{settings.name} takes {own.takes}, and {listed(given)} is about images; leave it out")
+        return own
     size = settings.input_size or own.input_size
     if built.fixed_input_size not in (None, size):
         raise ModelError(

@@ -38,37 +38,38 @@ class Backbone(nn.Module):
             self.model.to(memory_format=torch.channels_last)
         freeze(self)
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, inputs: Tensor) -> Tensor:
         """Return the pooled activation at the cut, `(N, feature_dim)`, as a graph that can be exported."""
-        return pooled(self.model, self._architecture, self.info.cut, self.info.pooling, images)
+        return pooled(self.model, self._architecture, self.info.cut, self.info.pooling, inputs)
 
-    def features(self, images: Tensor) -> Tensor:
-        """Return `(N, feature_dim)` float32 for normalised images `(N, 3, input_size, input_size)` float32.
+    def features(self, inputs: Tensor) -> Tensor:
+        """Return `(N, feature_dim)` float32 for inputs `(N, *info.preprocessing.input_shape)`.
+
+        Images are normalised float32.
 
         Raises:
-            ModelError: images of another shape.
+            ModelError: inputs of another shape.
         """
-        size = self.info.preprocessing.input_size
-        if images.ndim != 4 or tuple(images.shape[1:]) != (3, size, size):
-            raise ModelError(f"came images {tuple(images.shape)}; {self.info.name} takes (N, 3, {size}, {size})")
-        if len(images) == 0:
-            return torch.zeros(0, self.info.feature_dim, device=images.device)
+        steps = self.info.preprocessing
+        if not steps.fits(tuple(inputs.shape)):
+            expected = ", ".join(["N", *map(str, steps.input_shape)])
+            raise ModelError(f"came {steps.takes} {tuple(inputs.shape)}; {self.info.name} takes ({expected})")
+        if len(inputs) == 0:
+            return torch.zeros(0, self.info.feature_dim, device=inputs.device)
         with torch.inference_mode():
-            if self._channels_last:
-                images = images.contiguous(memory_format=torch.channels_last)
-            features = self.forward(images)
+            features = self.forward(self._fast(inputs))
         return features.float().clone()  # an inference tensor could not meet a head that is trained
 
-    def features_at(self, poolings: Mapping[str, str], images: Tensor) -> Tensor:
+    def features_at(self, poolings: Mapping[str, str], inputs: Tensor) -> Tensor:
         """Return `features` at several cuts from one pass, side by side in the order of the backbone's cuts.
 
         Args:
             poolings: how each cut is pooled, as its own `info.pooling` says.
-            images: as `features` takes them.
+            inputs: as `features` takes them.
         """
         parts: list[Tensor] = []
         with torch.inference_mode():
-            x = images.contiguous(memory_format=torch.channels_last) if self._channels_last else images
+            x = self._fast(inputs)
             last = None
             for cut in (cut for cut in self.info.cuts if cut in poolings):
                 stages, pooling = stages_between(self._architecture, last, cut), poolings[cut]
@@ -76,8 +77,12 @@ class Backbone(nn.Module):
                 parts.append(pool(x, pooling, self._architecture.num_prefix_tokens).float())
         return torch.cat(parts, dim=1)
 
+    def _fast(self, inputs: Tensor) -> Tensor:
+        """Return inputs in the order of memory in which convolutions are fastest."""
+        return inputs.contiguous(memory_format=torch.channels_last) if self._channels_last else inputs
+
     def prefix(self, cut: str) -> Segment:
-        """Return the module from images to the raw activation at a cut; it shares this backbone's tensors.
+        """Return the module from inputs to the raw activation at a cut; it shares this backbone's tensors.
 
         Raises:
             ModelError: no such cut.
@@ -159,9 +164,9 @@ def checked_cut(name: str, cuts: tuple[str, ...], cut: str) -> str:
     return cut
 
 
-def pooled(model: nn.Module, architecture: Architecture, cut: str, pooling: str, images: Tensor) -> Tensor:
-    """Return the activation of `images` at a cut as `(N, D)`, pooled by `mean`, `class_token` or `own`."""
-    return pool_stages(architecture, pooling, stages_between(architecture, None, cut), model, images)
+def pooled(model: nn.Module, architecture: Architecture, cut: str, pooling: str, inputs: Tensor) -> Tensor:
+    """Return the activation of `inputs` at a cut as `(N, D)`, pooled by `mean`, `class_token` or `own`."""
+    return pool_stages(architecture, pooling, stages_between(architecture, None, cut), model, inputs)
 
 
 def freeze(module: M) -> M:

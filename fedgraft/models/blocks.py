@@ -21,8 +21,9 @@ from torch import Tensor, nn
 from fedgraft.errors import ModelError, listed
 from fedgraft.models.additions import Additions, add
 from fedgraft.models.cuts import Architecture, Segment, Stage, pool_stages, stages_between, tensors_between
-from fedgraft.models.info import FEATURES_SCHEMA, BackboneInfo, digest_of
+from fedgraft.models.info import FEATURES_SCHEMA, BackboneInfo
 from fedgraft.models.method_settings import BitFit, WithTargets
+from fedgraft.models.preprocessing import digest_of
 from fedgraft.models.unfreeze_settings import BLOCKS, INPUT, UnfreezeSettings
 
 RUNNING = ("running_mean", "running_var")
@@ -44,7 +45,7 @@ class Blocks:
     Attributes:
         cut: where the blocks begin.
         feature_dim: length of a feature vector.
-        activation_shape: of one picture's activation at the cut.
+        activation_shape: of one input's activation at the cut.
         pretrained: the parameters that are trained, under `backbone.<full name>`, float32, such that the blocks are the
             pretrained ones.
         num_parameters: of the blocks themselves, all that full fine-tuning would train.
@@ -67,8 +68,7 @@ class Blocks:
         own_stages = stages_between(architecture, cut, info.cut)
         self._suffix = functools.partial(pool_stages, architecture, info.pooling, own_stages)
         self._idle: deque[nn.Module] = deque()
-        size = info.preprocessing.input_size
-        example = self.activations(torch.zeros(1, 3, size, size))
+        example = self.activations(info.preprocessing.example())
         self.activation_shape = tuple(example.shape[1:])
         own = Segment(model, (), tensors_between(model, architecture, cut, info.cut))
         self.num_parameters = sum(value.numel() for value in own.parameters())
@@ -138,7 +138,7 @@ class Blocks:
 
     @property
     def key(self) -> str:
-        """The digest of everything that decides the activations of an image at the cut."""
+        """The digest of everything that decides the activations of an input at the cut."""
         info = self._info
         parts = (info.name, self.cut, info.preprocessing.key(), info.weights_digest, info.library)
         return digest_of([FEATURES_SCHEMA, "activations", *parts])
@@ -151,10 +151,10 @@ class Blocks:
         """Return whether an array belongs to a block past a cut."""
         return self._order.index(cut) <= self._places[name]
 
-    def activations(self, images: Tensor) -> Tensor:
-        """Return the activation at the cut, `(N, *activation_shape)`, of normalised images."""
+    def activations(self, inputs: Tensor) -> Tensor:
+        """Return the activation at the cut, `(N, *activation_shape)`, of inputs as the backbone takes them."""
         with torch.inference_mode():
-            activations = self._prefix(self._model, _fast(images)).contiguous()
+            activations = self._prefix(self._model, _fast(inputs)).contiguous()
         return activations.clone()  # an inference tensor could not meet blocks that are trained
 
     def features(self, parameters: Mapping[str, Tensor], activations: Tensor, training: bool = False) -> Tensor:

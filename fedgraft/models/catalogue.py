@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from fedgraft.errors import nearest
+from fedgraft.kinds import Kind
 
 LISTING = "`fedgraft list backbones` shows the names"
 SOURCES = ("bundled", "torchvision", "timm")
@@ -63,6 +64,11 @@ def names() -> list[BackboneRow]:
     rows.append(BackboneRow(PIXELS, "no weights: the pixels of a small copy, what any other must beat", True, 16, 768))
     rows.append(BackboneRow("identity", "no weights: the source gives ready features", True, None, None))
     return rows
+
+
+def kind_of(name: str) -> Kind:
+    """Return the kind of inputs that a backbone takes, by its name alone."""
+    return "features" if name == "identity" else "images"
 
 
 def name_fault(name: str) -> str | None:

@@ -15,7 +15,8 @@ from typing import Any
 
 from fedgraft.errors import StoreError
 from fedgraft.files import cache_directory, write_text
-from fedgraft.models.info import BackboneInfo, digest_of
+from fedgraft.models.info import BackboneInfo
+from fedgraft.models.preprocessing import digest_of
 from fedgraft.models.settings import BackboneSettings
 
 SCHEMA = 1

@@ -2,35 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from fedgraft.kinds import Kind
+from fedgraft.models.preprocessing import NoPreprocessing, Preprocessing, digest_of, preprocessing_from_json
+
 # Raised when features computed by an older release of this package must not be used again.
 FEATURES_SCHEMA = 1
-
-
-def digest_of(value: object) -> str:
-    """Return the sha256 (hex) of a value's canonical JSON."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-@dataclass(frozen=True)
-class Preprocessing:
-    """How an image becomes an input: resized to `(input_size, input_size)` px, scaled to 0..1, normalised.
-
-    `mean` and `std` are of red, green and blue in 0..1; `interpolation` is `bilinear` or `bicubic`.
-    """
-
-    input_size: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    interpolation: str
-
-    def key(self) -> str:
-        """Return the digest of all of it."""
-        return digest_of(asdict(self))
 
 
 @dataclass(frozen=True)
@@ -42,7 +21,7 @@ class BackboneInfo:
         cuts: Ordered from input to output; the last is `penultimate`.
         cut: The chosen one.
         feature_dim: Length of the pooled vector at the cut; 0 for `identity` (the source decides).
-        preprocessing: What the images need.
+        preprocessing: What the inputs need; it tells their kind.
         weights_digest: sha256 of all parameters and buffers; empty for `identity`.
         pooling: `mean`, `class_token`, or `own` (the model's own head pools), never `auto`.
         num_parameters: Of the whole model, its classifier included.
@@ -59,14 +38,19 @@ class BackboneInfo:
     num_parameters: int
     library: str = ""
 
+    @property
+    def takes(self) -> Kind:
+        """The kind of its inputs."""
+        return self.preprocessing.takes
+
     def key(self) -> str:
-        """Return the digest of everything that decides the features of an image."""
+        """Return the digest of everything that decides the features of an input."""
         parts = (self.name, self.cut, self.preprocessing.key(), self.weights_digest, self.pooling, self.library)
         return digest_of([FEATURES_SCHEMA, *parts])
 
     def as_json(self) -> dict[str, Any]:
         """Return it as JSON values."""
-        return asdict(self)
+        return {**asdict(self), "preprocessing": self.preprocessing.as_json()}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> BackboneInfo:
@@ -76,5 +60,6 @@ class BackboneInfo:
             TypeError, KeyError: a field is missing or unknown.
         """
         steps = value["preprocessing"]
-        preprocessing = Preprocessing(**{**steps, "mean": tuple(steps["mean"]), "std": tuple(steps["std"])})
+        # Older descriptions of `identity` speak of images of no size.
+        preprocessing = NoPreprocessing() if value["name"] == "identity" else preprocessing_from_json(steps)
         return cls(**{**value, "cuts": tuple(value["cuts"]), "preprocessing": preprocessing})

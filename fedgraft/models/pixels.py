@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fedgraft.models.cuts import PENULTIMATE, Architecture, Stage
-from fedgraft.models.info import Preprocessing
+from fedgraft.models.preprocessing import ImagePreprocessing
 from fedgraft.models.sources import Built
 
 INPUT_SIZE = 16
@@ -43,7 +43,7 @@ def build(input_size: int | None) -> Built:
     return Built(
         model=Pixels(size),
         architecture=Architecture(stages, Stage("classifier", ("classifier",)), own_pooling="own"),
-        preprocessing=Preprocessing(size, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "bilinear"),
+        preprocessing=ImagePreprocessing(size, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "bilinear"),
         fixed_input_size=size,
     )
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from fedgraft.errors import ModelError
 from fedgraft.models import description_cache
 from fedgraft.models.catalogue import name_fault, names
-from fedgraft.models.info import BackboneInfo, Preprocessing
+from fedgraft.models.info import BackboneInfo
+from fedgraft.models.preprocessing import NoPreprocessing
 from fedgraft.models.settings import BackboneSettings
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ IDENTITY = BackboneInfo(
     cuts=("penultimate",),
     cut="penultimate",
     feature_dim=0,
-    preprocessing=Preprocessing(input_size=0, mean=(), std=(), interpolation="none"),
+    preprocessing=NoPreprocessing(),
     weights_digest="",
     pooling="own",
     num_parameters=0,

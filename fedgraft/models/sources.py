@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import nn
 
 from fedgraft.models.cuts import Architecture
-from fedgraft.models.info import Preprocessing
+from fedgraft.models.preprocessing import Preprocessing
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fedgraft.errors import ModelError, nearest
 from fedgraft.models import download
 from fedgraft.models.cuts import PENULTIMATE, Architecture, Stage
-from fedgraft.models.info import Preprocessing
+from fedgraft.models.preprocessing import ImagePreprocessing
 from fedgraft.models.sources import Built
 
 
@@ -48,7 +48,7 @@ def build(model_name: str, *, pretrained: bool, input_size: int | None) -> Built
     return Built(
         model=model,
         architecture=architecture(model, model_name),
-        preprocessing=Preprocessing(height, tuple(config.mean), tuple(config.std), config.interpolation),
+        preprocessing=ImagePreprocessing(height, tuple(config.mean), tuple(config.std), config.interpolation),
         files=(file,) if file is not None else (),
     )
 

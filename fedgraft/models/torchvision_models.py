@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fedgraft.errors import ModelError, nearest
 from fedgraft.models import download
 from fedgraft.models.cuts import PENULTIMATE, Architecture, Stage, flat_pool
-from fedgraft.models.info import Preprocessing
+from fedgraft.models.preprocessing import ImagePreprocessing
 from fedgraft.models.sources import Built
 
 
@@ -39,7 +39,7 @@ def build(model_name: str, *, pretrained: bool) -> Built:
         options["image_size"] = weights.meta["min_size"][0]
     model = models.get_model(model_name, weights=weights if pretrained else None, **options)
     transform = weights.transforms()
-    preprocessing = Preprocessing(
+    preprocessing = ImagePreprocessing(
         transform.crop_size[0], tuple(transform.mean), tuple(transform.std), transform.interpolation.value
     )
     fixed = preprocessing.input_size if model_name.startswith(("vit_", "maxvit")) else None

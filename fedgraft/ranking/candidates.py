@@ -151,7 +151,7 @@ def _described(settings: BackboneSettings, own: BackboneSettings) -> tuple[Backb
         raise
     except ModelError:
         info = describe(settings)  # what is wrong with it besides the size is told
-        size = info.preprocessing.input_size
+        size = info.preprocessing.input_shape[-1]
         report("note", text=f"{settings.name} can't take {own.input_size} px; it is ranked at its own {size} px")
         return settings, info.cuts
 

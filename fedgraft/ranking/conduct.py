@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 from fedgraft.errors import FedGraftError, ModelError
 from fedgraft.files import write_text
 from fedgraft.launch import quieten
-from fedgraft.models.catalogue import PIXELS
+from fedgraft.models.catalogue import PIXELS, kind_of
 from fedgraft.models.registry import describe
 from fedgraft.models.settings import BackboneSettings
 from fedgraft.preparation import prepare
@@ -26,6 +26,7 @@ from fedgraft.survey import open_survey
 
 if TYPE_CHECKING:
     from fedgraft.models.backbone import Backbone
+    from fedgraft.models.info import BackboneInfo
     from fedgraft.survey import Survey
     from scenarios.schema import Scenario
     from server.ranking import Inquired
@@ -99,7 +100,7 @@ class Bench:
             samples = open_workspace(scenario.data, scenario.seed, key, scenario.features).federation.samples
             started = time.perf_counter()
             cuts = [backbone.cut for backbone in group]
-            if samples.kind != "images":
+            if samples.kind == "features":
                 continue
             with contextlib.suppress(ModelError):  # of one cut or another; each alone says why
                 if store_at_cuts(samples, key, cuts, scenario.features, progress=_features_progress):
@@ -143,7 +144,7 @@ class Bench:
         return Scored(
             backbone=backbone,
             role=role,
-            input_size=info.preprocessing.input_size,
+            input_size=_input_size(info),
             feature_dim=found.feature_dim,
             validated=validated,
             standard_error=standard_error,
@@ -165,7 +166,8 @@ class Bench:
             report("note", text="the source gives ready features, so there are no raw pixels to compare them with")
             return
         wanted: list[tuple[BackboneSettings, Role]] = []
-        if not any(scored.backbone.name == PIXELS for scored in candidates):
+        of_images = any(kind_of(scored.backbone.name) == "images" for scored in candidates)
+        if of_images and not any(scored.backbone.name == PIXELS for scored in candidates):
             wanted.append((BackboneSettings(name=PIXELS), "pixels"))
         learned = [one.backbone for one in candidates if one.backbone.weights != "random"]
         for name in dict.fromkeys(one.name for one in learned if one.name != PIXELS):
@@ -244,6 +246,13 @@ def _validated(found: Inquired) -> tuple[float, float | None]:
     return share, math.sqrt(middle * (1 - middle) / (num_samples + 4))
 
 
+def _input_size(info: BackboneInfo) -> int:
+    """Return the size of a backbone's pictures, px; 0 where it takes none."""
+    from fedgraft.models.preprocessing import ImagePreprocessing
+
+    return info.preprocessing.input_size if isinstance(info.preprocessing, ImagePreprocessing) else 0
+
+
 def _picture_seconds(scenario: Scenario) -> float | None:
     """Return the seconds that one picture takes up to the cut, read and resized; None where there are no pictures."""
     import numpy as np
@@ -254,7 +263,7 @@ def _picture_seconds(scenario: Scenario) -> float | None:
     from fedgraft.workspace import open_workspace
 
     samples = open_workspace(scenario.data, scenario.seed, scenario.backbone, scenario.features).federation.samples
-    if samples.kind != "images":
+    if samples.kind == "features":
         return None
     backbone, few = cast("Backbone", load(scenario.backbone)), np.arange(min(PICTURES, samples.num_samples))
     seconds = []

@@ -21,18 +21,19 @@ from fedgraft.data.settings import SyntheticSettings
 from fedgraft.data.sources import load_samples
 from fedgraft.errors import DataError, ModelError
 from fedgraft.features import reading
-from fedgraft.features.extract import features_of, images_at_once
+from fedgraft.features.extract import features_of
+from fedgraft.features.inputs import images_at_once
 from fedgraft.features.preprocessing import normalised, resized
 from fedgraft.features.reading import batches
 from fedgraft.features.settings import FeatureSettings
 from fedgraft.features.store import FeatureStore
 from fedgraft.models.backbone import Backbone
-from fedgraft.models.info import Preprocessing
+from fedgraft.models.preprocessing import ImagePreprocessing
 from fedgraft.models.registry import load
 from fedgraft.models.settings import BackboneSettings
 
 LITE0 = BackboneSettings(input_size=32)
-STEPS = Preprocessing(input_size=32, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4), interpolation="bicubic")
+STEPS = ImagePreprocessing(input_size=32, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4), interpolation="bicubic")
 
 
 @dataclass
@@ -99,7 +100,7 @@ def by_pillow(backbone: Backbone, pictures: NDArray[np.uint8] | list[NDArray[np.
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 @pytest.mark.parametrize(("height", "width"), [(8, 8), (32, 32), (33, 500), (300, 200)])
 def test_resizing_is_pillows(interpolation: str, height: int, width: int) -> None:
-    steps = Preprocessing(32, STEPS.mean, STEPS.std, interpolation)
+    steps = ImagePreprocessing(32, STEPS.mean, STEPS.std, interpolation)
     pictures = draw(3, height, width)
     found = resized(pictures, steps)
     assert (found.dtype, found.shape) == (torch.uint8, (3, 3, 32, 32))
@@ -268,7 +269,7 @@ def test_features_that_are_not_finite_are_refused(store: FeatureStore) -> None:
     arrays = backbone.state_arrays()
     name = next(name for name in arrays if name.endswith("running_var"))
     arrays[name] = np.full_like(arrays[name], -1)  # the root of a negative variance
-    with pytest.raises(ModelError, match=r"gives NaN or infinite features for 3 of 3 pictures \(0, 1, 2\)"):
+    with pytest.raises(ModelError, match=r"gives NaN or infinite features for 3 of 3 images \(0, 1, 2\)"):
         features_of(samples_of(Pictures(draw(3))), LITE0, FeatureSettings(), store=store, weights=arrays)
     assert list(store.root.iterdir()) == []
 

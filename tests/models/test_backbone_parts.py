@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from fedgraft.errors import ModelError
-from fedgraft.models.info import BackboneInfo, Preprocessing
+from fedgraft.models.info import BackboneInfo
 from fedgraft.models.partition import combine, partition
+from fedgraft.models.preprocessing import ImagePreprocessing
 from fedgraft.models.registry import IDENTITY
 from fedgraft.models.settings import BackboneSettings
 from fedgraft.models.weights import weights_digest
@@ -77,8 +78,8 @@ def test_the_digest_notices_values_shapes_types_and_names(change: dict[str, np.n
 
 def test_info_survives_json() -> None:
     assert BackboneInfo.from_json(IDENTITY.as_json()) == IDENTITY
-    steps = Preprocessing(224, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "bicubic")
-    assert steps.key() != Preprocessing(224, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "bilinear").key()
+    steps = ImagePreprocessing(224, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "bicubic")
+    assert steps.key() != ImagePreprocessing(224, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "bilinear").key()
 
 
 def test_a_bare_name_is_the_short_form() -> None:

@@ -16,7 +16,8 @@ from torch import nn
 from fedgraft.models.backbone import Backbone
 from fedgraft.models.blocks import Blocks
 from fedgraft.models.cuts import Architecture
-from fedgraft.models.info import BackboneInfo, Preprocessing
+from fedgraft.models.info import BackboneInfo
+from fedgraft.models.preprocessing import ImagePreprocessing
 from fedgraft.models.timm_models import architecture as of_timm
 from fedgraft.models.torchvision_models import architecture as of_torchvision
 from fedgraft.models.unfreeze_settings import UnfreezeSettings
@@ -52,7 +53,7 @@ def backbone_of(name: str) -> Backbone:
         cuts=architecture.cuts,
         cut="penultimate",
         feature_dim=0,
-        preprocessing=Preprocessing(32, (0.5,) * 3, (0.5,) * 3, "bilinear"),
+        preprocessing=ImagePreprocessing(32, (0.5,) * 3, (0.5,) * 3, "bilinear"),
         weights_digest="",
         pooling=architecture.own_pooling,
         num_parameters=0,

@@ -46,11 +46,11 @@ def data(folder: SiteFolder) -> Iterator[Finding]:
     try:
         yield from _inputs(samples)
     except (FedGraftError, OSError) as error:
-        yield fault("images", str(error), "mend or remove the file")
+        yield fault(samples.kind, str(error), "mend or remove the file")
 
 
 def _count(samples: Samples, source: SourceSettings) -> Finding:
-    text = f"{samples.num_samples:,} {'images' if samples.kind == 'images' else 'feature vectors'}"
+    text = f"{samples.num_samples:,} {'feature vectors' if samples.kind == 'features' else samples.kind}"
     path = getattr(source, "path", None)
     text += f" in {Path(path)}" if path else f" of {source.name}"
     if samples.is_test is not None:

@@ -41,9 +41,6 @@ class _GreyImages:
     def images(self, indices: Indices) -> NDArray[np.uint8]:
         return np.repeat(self.grey[indices][..., None], 3, axis=-1)
 
-    def features(self) -> NDArray[np.float32]:
-        raise NotImplementedError
-
     def digests(self) -> NDArray[np.uint8]:
         return content_digests(self.grey)
 

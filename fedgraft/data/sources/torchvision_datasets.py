@@ -41,10 +41,6 @@ class _DatasetImages:
         pairs = zip(numbers.tolist(), (indices - starts[numbers]).tolist(), strict=True)
         return stacked([_picture(self._parts[number][place][0]) for number, place in pairs])
 
-    def features(self) -> NDArray[np.float32]:
-        """A data set of images holds no features."""
-        raise NotImplementedError
-
     def digests(self) -> NDArray[np.uint8]:
         """Return the digest of each picture."""
         return self.content
