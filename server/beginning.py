@@ -67,10 +67,7 @@ def begin(
     run_id = submission.run.run_id or str(uuid.uuid4())
     counters = checkpoint.counters if checkpoint else Counters(seconds=dict(submission.run.prepared_seconds))
     timeout = part.server.timeout_seconds
-    started = time.perf_counter()
-    import torch  # noqa: F401 - some seconds, which would else be booked on the first evaluation
-
-    counters.spend("libraries", time.perf_counter() - started)
+    _load_libraries(counters)
     report("phase", name="hosts")
     sites = _sites(submission, part)
     if sites is None:
@@ -82,10 +79,7 @@ def begin(
     _tell(part, roster)
     info = describe(part.backbone)
     check_cuts(parts, info)
-    num_sent = distribute(grid, roster, part.backbone, info, run_id, counters, timeout, sites)
-    if num_sent:
-        what = "host" if sites is None else "site"
-        report("note", text=f"backbone weights sent to {num_sent} {what}{'s' if num_sent > 1 else ''}")
+    _tell_of_weights(distribute(grid, roster, part.backbone, info, run_id, counters, timeout, sites), sites)
     feature_dim = info.feature_dim or next(iter(roster.descriptions.values())).feature_dim
     for stage in parts:
         stage.check_task(roster.task)
@@ -114,21 +108,37 @@ def begin(
     adapter.local_norm = part.unfreeze is not None and part.unfreeze.local_norm
     threads = submission.run.threads
     central = _central(part, objective, counters, threads, alignment)
+    head = checkpoint.head if checkpoint else initial_head(part.head, feature_dim, objective.num_outputs, part.seed)
+    number = checkpoint.round_number if checkpoint else 0
+    course = Course(parts, part, directory, grid, roster, adapter, central, counters, head, threads, sites, number)
     if checkpoint:
-        _check_state(checkpoint, roster)
-        report("note", text=f"resumed after round {checkpoint.round_number}")
-        number = checkpoint.round_number
-        course = Course(
-            parts, part, directory, grid, roster, adapter, central, counters, checkpoint.head, threads, sites, number
-        )
-        if course.of(number):
-            course.enter(course.of(number))
-        course.adapter.go_back(checkpoint.state, checkpoint.versions, checkpoint.past)
-        course.best = checkpoint.best
-        return course
-    head = initial_head(part.head, feature_dim, objective.num_outputs, part.seed)
-    adapter.state = dict(adapter.strategy.init(head))
-    return Course(parts, part, directory, grid, roster, adapter, central, counters, head, threads, sites)
+        _go_back(course, checkpoint)
+    else:
+        adapter.state = dict(adapter.strategy.init(head))
+    return course
+
+
+def _load_libraries(counters: Counters) -> None:
+    """Load torch: some seconds, which would else be booked on the first evaluation."""
+    started = time.perf_counter()
+    import torch  # noqa: F401
+
+    counters.spend("libraries", time.perf_counter() - started)
+
+
+def _go_back(course: Course, checkpoint: Checkpoint) -> None:
+    """Take a course to where its checkpoint was written.
+
+    Raises:
+        HostError: fewer clients are there than have kept state.
+    """
+    _check_state(checkpoint, course.roster)
+    report("note", text=f"resumed after round {checkpoint.round_number}")
+    stage = course.of(checkpoint.round_number)
+    if stage:
+        course.enter(stage)
+    course.adapter.go_back(checkpoint.state, checkpoint.versions, checkpoint.past)
+    course.best = checkpoint.best
 
 
 def _sites(submission: Submission, part: ServerPart) -> Sites | None:
@@ -186,6 +196,12 @@ def _tell(part: ServerPart, roster: Roster) -> None:
     line = predicted_line(roster, part.shards)
     if line is not None:
         report("explain", text=line)
+
+
+def _tell_of_weights(num_sent: int, sites: Sites | None) -> None:
+    if num_sent:
+        what = "host" if sites is None else "site"
+        report("note", text=f"backbone weights sent to {num_sent} {what}{'s' if num_sent > 1 else ''}")
 
 
 def _central(

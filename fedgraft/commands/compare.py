@@ -19,6 +19,7 @@ from fedgraft.commands.terminal import (
     err,
     escaped,
     out,
+    resume_command,
     shown,
 )
 from fedgraft.errors import FedGraftError
@@ -77,7 +78,7 @@ def compare(
             with CompareDisplay(err) as display:
                 found = compare(scenario, overrides, options, display.show)
     except KeyboardInterrupt:
-        err.print(f"\nstopped; go on with: [bold]{escaped(_resume_command())}[/]", soft_wrap=True)
+        err.print(f"\nstopped; go on with: [bold]{escaped(resume_command())}[/]", soft_wrap=True)
         raise typer.Exit(130) from None
     failed = [] if found.directory is None else [run for run in found.runs if run.state == "failed"]
     if as_json:
@@ -91,11 +92,6 @@ def compare(
         count = f"{len(failed)} of {len(found.runs)} runs failed"
         err.print(f"[bold red]{count}[/]; the first says: {escaped(str(failed[0].error))}", soft_wrap=True)
         raise typer.Exit(1)
-
-
-def _resume_command() -> str:
-    words = [word for word in sys.argv[1:] if word != "--resume"]
-    return shlex.join(["fedgraft", *words, "--resume"])
 
 
 def _show_plan(found: Comparison) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
-import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,6 +16,7 @@ from fedgraft.commands.terminal import (
     err,
     escaped,
     out,
+    resume_command,
     shown,
 )
 
@@ -57,15 +56,10 @@ def run(
             with RunDisplay(err, details=verbose) as display:
                 finished = api.run(scenario, overrides, on_event=display.show, **options)
     except KeyboardInterrupt:
-        err.print(f"\nstopped; go on with: [bold]{escaped(_resume_command())}[/]", soft_wrap=True)
+        err.print(f"\nstopped; go on with: [bold]{escaped(resume_command())}[/]", soft_wrap=True)
         raise typer.Exit(130) from None
     if as_json:
         print(json.dumps({"directory": str(finished.directory), **finished.summary}))
     elif not quiet:
         show_result(out, finished)
         out.print(f"results: {shown(finished.directory)}", soft_wrap=True)
-
-
-def _resume_command() -> str:
-    words = [word for word in sys.argv[1:] if word != "--resume"]
-    return shlex.join(["fedgraft", *words, "--resume"])

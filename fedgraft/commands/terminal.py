@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -52,6 +53,12 @@ def shown(path: Path) -> str:
     """Return a path as short as it can be typed."""
     relative = os.path.relpath(path)
     return str(path) if relative.startswith("..") else relative
+
+
+def resume_command() -> str:
+    """Return this command line as one types it to go on with what was stopped."""
+    words = [word for word in sys.argv[1:] if word != "--resume"]
+    return shlex.join(["fedgraft", *words, "--resume"])
 
 
 def escaped(text: str) -> str:
