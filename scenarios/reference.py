@@ -197,6 +197,7 @@ _EXAMPLES: dict[str, Any] = {
     "folder.path": "data/cells",
     "csv.path": "data/cells.csv",
     "arrays.path": "data/cells.npz",
+    "features.path": "data/patients.csv",
     "torchvision:<Dataset>.name": "torchvision:FashionMNIST",
     "flower:<Class>.name": "flower:FedAdam",
     "YourClass.file": "my_strategy.py",

@@ -75,6 +75,7 @@ class Samples:
     """All samples of a source, in a fixed order.
 
     `is_test` marks an official test part. `notes` are plain lines about what was left out or looks odd.
+    `feature_names` are those of ready features, where the source knows them.
     """
 
     inputs: Inputs
@@ -86,6 +87,7 @@ class Samples:
     group: Names | None = None
     is_test: NDArray[np.bool_] | None = None
     notes: tuple[str, ...] = ()
+    feature_names: tuple[str, ...] = ()
 
     @property
     def num_samples(self) -> int:
@@ -147,6 +149,7 @@ class Samples:
             "\0".join(self.sample_ids.tolist()),
             *("" if column is None else "\0".join(column.tolist()) + "\0" for column in optional),
             b"" if self.is_test is None else self.is_test.tobytes(),
+            *(("\0".join(self.feature_names),) if self.feature_names else ()),
         )
 
     def digest(self) -> str:

@@ -100,6 +100,86 @@ class ArraysSettings(Settings):
     """`labels` of (N,) integers from 0, of (N, L) zeros and ones, or of (N,) or (N, T) real numbers."""
 
 
+def _one_or_several(value: object) -> object:
+    return (value,) if isinstance(value, str) else value
+
+
+ColumnNames = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1)]
+
+
+class FeaturesSettings(Settings):
+    """Ready features: a table of numbers (.csv, .parquet), a folder of one table a client, or arrays (.npz, .npy)."""
+
+    name: Literal["features"] = "features"
+    """Which source."""
+    path: LocalPath
+    """A .csv or .parquet file; a folder of such files, each a client; or what the source `arrays` reads (.npz, a folder
+    of .npy files), by the names that it has there."""
+    task: Task = "classes"
+    """One class a row, several labels a row (columns of 0 and 1), or real targets."""
+    label_columns: Annotated[ColumnNames, BeforeValidator(_one_or_several)] = ("label",)
+    """Column of the class, columns of labels (each 0 or 1), or columns of real targets; one name may stand alone."""
+    feature_columns: ColumnNames | None = None
+    """Columns of the features, in the order in which the head takes them; by default all that have no other use. A
+    column of lists (an embedding, in .parquet) is as many features as its lists are long."""
+    categories: dict[str, ColumnNames] = Field(default_factory=dict)
+    """Values of columns that hold texts, such as `{sex: [f, m]}`: each value becomes a feature of 0 or 1."""
+    client_column: str | None = None
+    """Column of the natural client, for the partition `natural`; a folder's files are clients without it."""
+    group_column: str | None = None
+    """Column of a group (scanner, sex, region); the run gives the score of each on the central test part."""
+    id_column: str | None = None
+    """Column of the sample's id; by default the row's number."""
+    split_column: str | None = None
+    """Column that says `test` for the samples of an official test part."""
+    labels: tuple[str, ...] | None = None
+    """Classes in the order of the head's outputs; by default the sorted names that are found."""
+
+    @property
+    def other_columns(self) -> tuple[str, ...]:
+        """Columns with a use of their own, which are no features by default."""
+        named = (self.client_column, self.group_column, self.id_column, self.split_column)
+        return (*self.label_columns, *(name for name in named if name is not None))
+
+    @model_validator(mode="after")
+    def _columns_of_one_use(self) -> FeaturesSettings:
+        if self.task == "classes" and len(self.label_columns) > 1:
+            text = (
+                f"came {len(self.label_columns)} columns; a class stands in one (task: labels has several of 0 and 1)"
+            )
+            raise setting_fault("label_columns", text)
+        if self.task != "classes" and self.labels is not None:
+            raise setting_fault("labels", "orders classes; the outputs of this task are its label_columns, in order")
+        both = [name for name in self.feature_columns or () if name in self.label_columns]
+        if both:
+            raise setting_fault("feature_columns", f"names {', '.join(both)}, which label_columns says is the target")
+        return self
+
+
+class BreastCancerSettings(Settings):
+    """Tumours by 30 measures of their cells, malignant or benign; 569 patients, carried by scikit-learn."""
+
+    name: Literal["breast-cancer"] = "breast-cancer"
+    """Which source."""
+
+
+class WineSettings(Settings):
+    """Wines of three cultivars by 13 chemical measures; 178 wines, carried by scikit-learn."""
+
+    name: Literal["wine"] = "wine"
+    """Which source."""
+
+
+class DiabetesSettings(Settings):
+    """How far diabetes went in a year, a number from 25 to 346, by 10 measures; 442 patients, carried by scikit-learn.
+
+    Natural clients are decades of age; groups of the central test part are the two sexes.
+    """
+
+    name: Literal["diabetes"] = "diabetes"
+    """Which source."""
+
+
 class TorchvisionSettings(Settings):
     """A data set of torchvision, with its official test part if it has one."""
 
@@ -131,6 +211,10 @@ SourceSettings = Annotated[
     | Annotated[FolderSettings, Tag("folder")]
     | Annotated[CsvSettings, Tag("csv")]
     | Annotated[ArraysSettings, Tag("arrays")]
+    | Annotated[FeaturesSettings, Tag("features")]
+    | Annotated[BreastCancerSettings, Tag("breast-cancer")]
+    | Annotated[WineSettings, Tag("wine")]
+    | Annotated[DiabetesSettings, Tag("diabetes")]
     | Annotated[TorchvisionSettings, Tag("torchvision:<Dataset>")]
     | Annotated[SitesSettings, Tag("sites")],
     Discriminator(_source_tag),

@@ -15,6 +15,10 @@ _MODULES = {
     "folder": ("folder", "one sub-folder of images a class, optionally under one folder a site"),
     "csv": ("table", "a table of image paths and labels, with optional client, group and id columns"),
     "arrays": ("arrays", "one .npz file, or a folder of mapped .npy files, of images or features with labels"),
+    "features": ("features", "ready features in a table (.csv, .parquet), one table a client, or arrays (.npz)"),
+    "breast-cancer": ("packaged_tables", "569 tumours by 30 measures, malignant or benign; scikit-learn carries them"),
+    "wine": ("packaged_tables", "178 wines of three cultivars by 13 measures; scikit-learn carries them"),
+    "diabetes": ("packaged_tables", "442 patients by 10 measures, and how far their diabetes went: a real target"),
     "torchvision:<Dataset>": ("torchvision_datasets", "any classification data set of torchvision.datasets"),
     "sites": ("sites", "each site's own samples, for `fedgraft submit`"),
 }

@@ -18,7 +18,7 @@ from fedgraft.data.settings import ArraysSettings
 from fedgraft.data.sources.array_files import ArrayFiles, array_files
 from fedgraft.errors import DataError, listed, nearest
 
-_KNOWN = ("images", "features", "labels", "label_names", "client", "group", "ids", "is_test")
+_KNOWN = ("images", "features", "labels", "label_names", "client", "group", "ids", "is_test", "feature_names")
 _MAX_CLASSES = 100_000  # without label_names, a larger number is taken for a slip (an id in place of a class)
 _ROWS_A_CHUNK = 4096
 
@@ -137,7 +137,19 @@ def load(settings: ArraysSettings, seed: int) -> Samples:
         group=_column(file, members, "group", count),
         is_test=_is_test(file, members, count),
         notes=(known,) if unknown else (),
+        feature_names=_feature_names(file, members, inputs) if kind == "features" else (),
     )
+
+
+def _feature_names(file: ArrayFiles, members: Sequence[str], inputs: _Arrays) -> tuple[str, ...]:
+    if "feature_names" not in members:
+        return ()
+    names, width = file.read("feature_names"), inputs.features().shape[1]
+    if names.dtype.kind != "U" or names.shape != (width,) or len(np.unique(names)) < width:
+        raise DataError(
+            f"{file.path}: 'feature_names' is {names.dtype} of shape {names.shape}; expected {width} different texts"
+        )
+    return tuple(names.tolist())
 
 
 def _sized(file: ArrayFiles, name: str, count: int) -> cache.AnyArray:
