@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from fedgraft.metrics import BESIDE
 from fedgraft.progress import Event
 from fedgraft.runs import Run
 from fedgraft.stages import strategies_text
@@ -104,7 +105,7 @@ class RunDisplay:
         self._console.print(
             f"{federation.num_clients:,} clients, {int(federation.train.counts.sum()):,} training and "
             f"{int(federation.validation.counts.sum()):,} validation samples, {len(federation.test):,} in the "
-            f"central test part, {_counted(samples.num_classes, 'class' if samples.task == 'classes' else 'output')}",
+            f"central test part, {_counted(samples.num_classes, OUTPUTS[samples.task])}",
             highlight=False,
         )
 
@@ -120,7 +121,7 @@ class RunDisplay:
             event.get(f"{group}/{metric}") for group in ("central", "validation", "personal") for metric in METRICS
         )
         value = next((value for value in values if value is not None), None)
-        note = "" if value is None else f"{self._metric(event)} {value:.4f}"
+        note = "" if value is None else f"{self._metric(event).replace('_', ' ')} {value:.4f}"
         self._progress.update(self._task("rounds", event["of"]), completed=event["number"], note=note)
 
     def _metric(self, event: dict[str, Any]) -> str:
@@ -137,7 +138,8 @@ def _counted(number: int, word: str) -> str:
     return f"{number} {word}{ending}"
 
 
-METRICS = ("accuracy", "mean_squared_error")
+METRICS = ("accuracy", "root_mean_squared_error")
+OUTPUTS = {"classes": "class", "labels": "label", "real": "real target"}
 GROUPS = {
     "central": "central test part",
     "validation": "clients' validation parts",
@@ -166,6 +168,9 @@ def result_table(run: Run) -> Table:
     for group, label in GROUPS.items():
         if metric in summary.get(group, {}):
             table.add_row(f"{metric.replace('_', ' ')}, {label}", f"{summary[group][metric]:.4f}")
+    for shown in [group for group in GROUPS if metric in summary.get(group, {})][:1]:
+        for name in [name for name in BESIDE[summary["task"]] if name in summary[shown]]:
+            table.add_row(f"{name.replace('_', ' ')}, {GROUPS[shown]}", f"{summary[shown][name]:.4f}")
     for key, who in (("client_mean", "mean"), ("client_worst_decile", "worst tenth")):
         if key in summary.get("personal", {}):
             own, shared = summary["personal"][key], summary["validation"][key]

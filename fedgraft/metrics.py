@@ -4,8 +4,8 @@ Sums are named float64 arrays. Every task has `count` and `loss` (summed over sa
 
 - classes: `correct`, and `confusion` `(C, C)` (rows: true class) up to `LARGEST_CONFUSION` classes; where they were
   asked for also the sums of `fedgraft.confidence`;
-- labels: `correct` (right decisions at 0.5, averaged over labels), `true_positive`, `false_positive` and
-  `false_negative`, each `(L,)`;
+- labels: `correct` (right decisions at 0.5, averaged over labels), `all_correct` (samples with all labels right),
+  `true_positive`, `false_positive` and `false_negative`, each `(L,)`;
 - real: `squared_error`, `absolute_error`, `target` and `target_square`, each `(T,)`.
 """
 
@@ -45,7 +45,7 @@ def metric_shapes(task: Task, num_outputs: int, with_confidence: bool = False) -
         confusion = {"confusion": (num_outputs, num_outputs)} if num_outputs <= LARGEST_CONFUSION else {}
         return shapes | {"correct": ()} | confusion | (confidence.SHAPES if with_confidence else {})
     if task == "labels":
-        shapes["correct"] = ()
+        shapes |= {"correct": (), "all_correct": ()}
     return shapes | dict.fromkeys(_PER_OUTPUT[task], (num_outputs,))
 
 
@@ -97,7 +97,9 @@ def metric_sums(outputs: NDArray[Any], targets: NDArray[Any], losses: NDArray[An
         return sums
     if task == "labels":
         predicted, actual = outputs > 0, targets > 0
-        sums["correct"] = np.array((predicted == actual).mean(axis=1, dtype=np.float64).sum())
+        right = predicted == actual
+        sums["correct"] = np.array(right.mean(axis=1, dtype=np.float64).sum())
+        sums["all_correct"] = np.array(float(right.all(axis=1).sum()))
         sums["true_positive"] = (predicted & actual).sum(axis=0).astype(np.float64)
         sums["false_positive"] = (predicted & ~actual).sum(axis=0).astype(np.float64)
         sums["false_negative"] = (~predicted & actual).sum(axis=0).astype(np.float64)
@@ -124,9 +126,9 @@ def summarise(sums: Mapping[str, NDArray[Any]], task: Task) -> dict[str, float]:
     """Return the metrics that the sums give; empty if there is no sample.
 
     Classes: accuracy, balanced accuracy (mean recall of the classes that occur), macro F1 (over classes that
-    occur or were predicted); where it was summed, log-loss and expected calibration error. Labels: accuracy, micro and
-    macro F1. Real: mean squared and absolute error, and R squared (both averaged over outputs; R squared only where
-    the targets vary).
+    occur or were predicted); where it was summed, log-loss and expected calibration error. Labels: accuracy, subset
+    accuracy (all labels of a sample right), micro and macro F1. Real: mean squared error, its root, mean absolute error
+    and R squared (each averaged over outputs; R squared only where the targets vary).
     """
     count = float(sums["count"])
     if count == 0:
@@ -146,11 +148,13 @@ def summarise(sums: Mapping[str, NDArray[Any]], task: Task) -> dict[str, float]:
         hits = np.asarray(sums["true_positive"])
         wrong = np.asarray(sums["false_positive"]) + np.asarray(sums["false_negative"])
         seen = (hits + wrong) > 0
+        metrics["subset_accuracy"] = float(sums["all_correct"]) / count
         metrics["micro_f1"] = float(2 * hits.sum() / max(2 * hits.sum() + wrong.sum(), 1.0))
         metrics["macro_f1"] = float((2 * hits[seen] / (2 * hits + wrong)[seen]).mean()) if seen.any() else 0.0
     elif task == "real":
         squared, target = np.asarray(sums["squared_error"]), np.asarray(sums["target"])
         metrics["mean_squared_error"] = float((squared / count).mean())
+        metrics["root_mean_squared_error"] = float(np.sqrt(squared / count).mean())
         metrics["mean_absolute_error"] = float((np.asarray(sums["absolute_error"]) / count).mean())
         square = np.asarray(sums["target_square"])
         spread = square - target**2 / count
@@ -181,6 +185,13 @@ def over_clients(scores: NDArray[Any], counts: NDArray[Any], task: Task) -> dict
 
 PRIMARY: dict[Task, str] = {"classes": "accuracy", "labels": "accuracy", "real": "mean_squared_error"}
 """The metric that displays and summaries lead with."""
+
+BESIDE: dict[Task, tuple[str, ...]] = {
+    "classes": (),
+    "labels": ("subset_accuracy", "macro_f1"),
+    "real": ("root_mean_squared_error", "mean_absolute_error", "r_squared"),
+}
+"""Metrics that they show beside it, where it does not say enough: most labels are absent, squared units mean little."""
 
 
 def metric_rows(directory: Path) -> list[dict[str, Any]]:

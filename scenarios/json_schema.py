@@ -45,6 +45,8 @@ def _property(entry: dict[str, Any], definitions: dict[str, Any]) -> dict[str, A
     """Add a block's short form and, for a choice of blocks, the form without a name."""
     entry.pop("title", None)
     entry.pop("discriminator", None)  # a keyword of OpenAPI
+    if "anyOf" in entry and any(option.get("type") == "null" for option in entry["anyOf"]):  # a block, or null
+        return {**entry, "anyOf": [_property(option, definitions) for option in entry["anyOf"]]}
     options = entry.get("oneOf") or ([{"$ref": entry["$ref"]}] if "$ref" in entry else [])
     blocks = [definitions[option["$ref"].rpartition("/")[2]] for option in options if "$ref" in option]
     if not blocks or not all("name" in block["properties"] for block in blocks):

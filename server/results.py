@@ -12,7 +12,7 @@ import numpy as np
 from fedgraft.errors import listed
 from fedgraft.files import write_text
 from fedgraft.memory import peak_bytes
-from fedgraft.metrics import PRIMARY, metric_rows, summarise
+from fedgraft.metrics import BESIDE, PRIMARY, metric_rows, summarise
 from fedgraft.models.losses import Task
 from fedgraft.progress import report
 from fedgraft.stages import strategies_text
@@ -181,6 +181,7 @@ def summary_text(summary: dict[str, Any]) -> str:
     rows = [("strategy", strategies_text(summary))]
     rows += [(f"{title}, {label}", f"{value:.4f}") for label, value in headlines(summary)]
     rows += [
+        *_beside_rows(summary),
         *_group_rows(summary),
         *_label_shift_rows(summary),
         ("rounds", f"{summary['rounds']}{_stopped(summary)}"),
@@ -198,6 +199,13 @@ def summary_text(summary: dict[str, Any]) -> str:
     lines += task_lines(summary)
     lines += [f"advice: {found['text']}." for found in summary["advice"]]
     return "".join(f"{line}\n" for line in lines)
+
+
+def _beside_rows(summary: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return the metrics that are shown beside the one that leads, on the part that it leads with."""
+    group = next((group for group in ("central", "personal", "validation") if summary.get(group)), None)
+    scored = {} if group is None else summary[group]
+    return [(name.replace("_", " "), f"{scored[name]:.4f}") for name in BESIDE[summary["task"]] if name in scored]
 
 
 def _group_rows(summary: dict[str, Any]) -> list[tuple[str, str]]:

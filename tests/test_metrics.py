@@ -68,6 +68,7 @@ def test_labels_agree_with_scikit_learn(size: tuple[int, int, int]) -> None:
     expected = {
         "loss": losses.mean(),
         "accuracy": 1 - reference.hamming_loss(targets, predicted),
+        "subset_accuracy": reference.accuracy_score(targets, predicted),
         "micro_f1": reference.f1_score(targets, predicted, average="micro", zero_division=0),
         "macro_f1": macro,
     }
@@ -83,6 +84,7 @@ def test_real_numbers_agree_with_scikit_learn(size: tuple[int, int, int]) -> Non
     expected = {
         "loss": losses.mean(),
         "mean_squared_error": reference.mean_squared_error(wanted, exact),
+        "root_mean_squared_error": reference.root_mean_squared_error(wanted, exact),
         "mean_absolute_error": reference.mean_absolute_error(wanted, exact),
         "r_squared": reference.r2_score(wanted, exact),
     }

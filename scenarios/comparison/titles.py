@@ -46,6 +46,8 @@ METRIC_TITLES = {
     "log_loss": "log-loss",
     "calibration_error": "expected calibration error",
     "mean_squared_error": "mean squared error",
+    "subset_accuracy": "all labels right",
+    "root_mean_squared_error": "root mean squared error",
     "mean_absolute_error": "mean absolute error",
     "r_squared": "R²",
     "client_mean": "mean over clients",
@@ -63,9 +65,10 @@ PART_TITLES = {
 PART_HEADINGS = {"central": "central", "validation": "global head", "personal": "own heads", "clients": "head in use"}
 """As short as a column's heading has room for."""
 
-SHARES = ("accuracy", "balanced_accuracy", "macro_f1", "micro_f1", "calibration_error")
+SHARES = ("accuracy", "balanced_accuracy", "subset_accuracy", "macro_f1", "micro_f1", "calibration_error")
 LESS_IS_BETTER = (
-    *("loss", "log_loss", "calibration_error", "mean_squared_error", "mean_absolute_error", "client_spread"),
+    *("loss", "log_loss", "calibration_error", "mean_squared_error", "root_mean_squared_error"),
+    *("mean_absolute_error", "client_spread"),
 )
 
 

@@ -31,6 +31,9 @@ CHECKS: Mapping[str, Callable[[Facts], str | None]] = {
 }
 """Every check by its name, the gravest first."""
 
+FOR_NUMBERS: Mapping[str, Callable[[Facts], str | None]] = {"no_better_than_mean": head_checks.no_better_than_mean}
+"""Checks of real targets alone."""
+
 FOR_ALL_TASKS = ("trained_too_long", "one_source", "trained_too_short")
 """Checks that do not speak of right answers."""
 
@@ -51,5 +54,6 @@ class Advice:
 def advice(facts: Facts) -> list[Advice]:
     """Return what the checks have to say, the gravest first; nothing where all is well."""
     checks = CHECKS if facts.task == "classes" else {name: CHECKS[name] for name in FOR_ALL_TASKS}
+    checks = {**FOR_NUMBERS, **checks} if facts.task == "real" else checks
     found = ((name, check(facts)) for name, check in checks.items())
     return [Advice(name, text) for name, text in found if text is not None]

@@ -47,6 +47,7 @@ class Facts:
             is empty then, since it is over other samples in each task.
         own_heads: whether the strategy answers with the clients' own heads; then all that is said here of the head is
             said of these, and there is no central test part for them.
+        begun: whether training began from a closed form.
     """
 
     task: Task
@@ -63,6 +64,7 @@ class Facts:
     trained: bool = True
     own_heads: bool = False
     forgetting: tuple[float, float] | None = None
+    begun: bool = False
 
 
 def facts_of(course: Course, groups: dict[str, tuple[int, float]], tasks: Mapping[str, Any] | None = None) -> Facts:
@@ -99,6 +101,7 @@ def facts_of(course: Course, groups: dict[str, tuple[int, float]], tasks: Mappin
         trained,
         own,
         _forgetting(tasks),
+        course.part.init is not None,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from fedgraft.errors import listed
+from fedgraft.metrics import summarise
 from server.advice.facts import Facts
 from server.advice.shares import LEAST_SAMPLES, accuracy, apart, percent, standard_error
 
@@ -39,6 +40,20 @@ def negative_transfer(facts: Facts) -> str | None:
     )
 
 
+def no_better_than_mean(facts: Facts) -> str | None:
+    """The head's errors on real targets are no smaller than those of the answer that needs no input."""
+    if float(facts.validation.get("count", 0)) < LEAST_SAMPLES or "squared_error" not in facts.validation:
+        return None
+    explained = summarise(facts.validation, "real").get("r_squared")
+    if explained is None or explained > 0:
+        return None
+    return (
+        f"the head's squared errors on the validation samples are no smaller than those of their mean (R² is "
+        f"{explained:.2f}): nothing was transferred. Try a closed form (strategy: ridge) to tell poor features from "
+        "poor training, another learning rate, or align: standardise"
+    )
+
+
 def too_long(facts: Facts) -> str | None:
     """The loss on validation parts rose again: over-fitting."""
     if len(facts.curve) < 3:
@@ -49,7 +64,7 @@ def too_long(facts: Facts) -> str | None:
     if best.round_number == facts.curve[0].round_number:
         return (
             f"the loss on the validation parts was least before training ({best.loss:.3g}, now {last.loss:.3g}): lower "
-            "train.optimizer.learning_rate, or start from a closed form (init: ridge)"
+            f"train.optimizer.learning_rate{'' if facts.begun else ', or start from a closed form (init: ridge)'}"
         )
     return (
         f"the loss on the validation parts was least after round {best.round_number} ({best.loss:.3g}) and rose to "
@@ -70,8 +85,8 @@ def too_short(facts: Facts) -> str | None:
         return None
     return (
         f"the loss on the validation parts still falls ({before.loss:.3g} after round {before.round_number}, now "
-        f"{last.loss:.3g}): more rounds (server.rounds) or a higher learning rate would help, or a start from a closed "
-        "form (init: ridge)"
+        f"{last.loss:.3g}): more rounds (server.rounds) or a higher learning rate would help"
+        + ("" if facts.begun else ", or a start from a closed form (init: ridge)")
     )
 
 

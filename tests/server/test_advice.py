@@ -182,3 +182,21 @@ def test_other_tasks_are_judged_by_their_loss(task: str) -> None:
 def test_nothing_is_said_of_clients_without_validation_samples() -> None:
     none: dict[str, Any] = {"num_validation": np.zeros(3, np.int64), "scores": np.zeros(3), "validation": {}}
     assert checks(facts(**none, personal_scores=np.zeros(3))) == []
+
+
+def test_errors_no_smaller_than_those_of_the_mean_are_told_of_real_targets() -> None:
+    """30 targets, half -1 and half 1, of mean 0: their spread is 30. Errors of 33 leave R² at -0.1, of 15 at 0.5."""
+    targets = {"count": np.array(30.0), "loss": np.array(9.0), "absolute_error": np.array([20.0])}
+    targets |= {"target": np.array([0.0]), "target_square": np.array([30.0])}
+    given = {"task": "real", "label_names": ("dose",)}
+    poor = advice(facts(**given, validation={**targets, "squared_error": np.array([33.0])}))
+    assert [one.check for one in poor] == ["no_better_than_mean"]
+    assert "R² is -0.10" in poor[0].text
+    assert checks(facts(**given, validation={**targets, "squared_error": np.array([15.0])})) == []
+
+
+def test_a_run_that_began_from_a_closed_form_is_not_told_to() -> None:
+    falling = curve(1, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6, 0.55, 0.5)
+    assert "init: ridge" in advice(facts(curve=falling))[0].text
+    assert "init: ridge" not in advice(facts(curve=falling, begun=True))[0].text
+    assert "init: ridge" not in advice(facts(curve=curve(0.7, 0.9, 1.4), begun=True))[0].text
