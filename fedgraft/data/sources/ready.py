@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedgraft.data.cache import AnyArray
-from fedgraft.data.samples import Indices
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,10 +18,6 @@ class ReadyFeatures:
     values: AnyArray
     content: NDArray[np.uint8]
     kind: Literal["features"] = "features"
-
-    def images(self, indices: Indices) -> NDArray[np.uint8]:
-        """A table of numbers holds no images."""
-        raise NotImplementedError
 
     def features(self) -> AnyArray:
         """Return all of them."""
