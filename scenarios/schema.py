@@ -176,6 +176,10 @@ class Scenario(Settings):
         if self.unfreeze.moves and self.unfreeze.local_norm:
             text = "came local with a schedule that moves on, but what clients keep can't grow"
             raise setting_fault("unfreeze.batch_norm", f"{text}; give one cut from round 1 on, or set frozen")
+        other_half = self.strategy.other_half if self.unfreeze.local_norm else None
+        if other_half is not None:
+            text = f"came local, but the clients of {self.strategy.title} do more than plain steps ({other_half})"
+            raise setting_fault("unfreeze.batch_norm", f"{text}; set frozen, or take fedavg or another plain strategy")
         if self.unfreeze.moves and (self.strategy.keeps_state or self.strategy.title.startswith("flower:")):
             text = f"moves on in round {self.unfreeze.steps[-1].round}, but {self.strategy.title} keeps what can't grow"
             raise setting_fault("unfreeze.schedule", f"{text}; give one cut from round 1 on, or take another strategy")

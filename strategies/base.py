@@ -221,6 +221,12 @@ class Strategy(Settings):
         """Whether its clients keep something from round to round, such as control variates or heads of their own."""
         return any(isinstance(request, Request) and request.keeps_state for request in self.plan(self.init({}), 1))
 
+    @property
+    def other_half(self) -> str | None:
+        """The client half of its first round that does more than plain steps; None: there is none."""
+        requests = (request for request in self.plan(self.init({}), 1) if isinstance(request, Request))
+        return next((request.half.name for request in requests if request.half.name != "plain"), None)
+
     def shortage(self, num_clients: int) -> str | None:
         """Return why a round of so many clients with training samples is too small, and what to do; None: it is not."""
         return None

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 from plain_fine_tuning import PlainFineTuning
+from pydantic import ValidationError
 from stopped_runs import stopped_in
 from test_unfreeze_training import assert_same_model, trained, tuned
 
 from fedgraft.conduct import run_resolved
-from fedgraft.errors import TrainingError
 
 LOCAL: dict[str, Any] = {
     "unfreeze.cut": "layer3",
@@ -57,6 +57,9 @@ def test_what_clients_keep_survives_an_interruption(weights: Path, tmp_path: Pat
     assert resumed.summary["personal"] == whole.summary["personal"]
 
 
-def test_a_strategy_that_does_more_than_plain_steps_is_refused(weights: Path, tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match=r"batch_norm is local, but the clients of fedprox .*set it to frozen"):
-        trained(tuned(weights, **LOCAL, strategy="fedprox"), tmp_path / "run")
+@pytest.mark.parametrize(("strategy", "half"), [("fedprox", "proximal"), ("scaffold", "control_variate")])
+def test_a_strategy_that_does_more_than_plain_steps_is_refused(strategy: str, half: str, weights: Path) -> None:
+    text = rf"came local, but the clients of {strategy} do more .*\({half}\); set frozen"
+    with pytest.raises(ValidationError, match=text) as caught:
+        tuned(weights, **LOCAL, strategy=strategy)
+    assert caught.value.errors()[0]["ctx"]["key"] == "unfreeze.batch_norm"
