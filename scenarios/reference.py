@@ -198,6 +198,7 @@ _EXAMPLES: dict[str, Any] = {
     "csv.path": "data/cells.csv",
     "arrays.path": "data/cells.npz",
     "features.path": "data/patients.csv",
+    "audio.path": "data/words",
     "torchvision:<Dataset>.name": "torchvision:FashionMNIST",
     "flower:<Class>.name": "flower:FedAdam",
     "YourClass.file": "my_strategy.py",

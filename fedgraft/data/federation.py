@@ -5,16 +5,16 @@ from __future__ import annotations
 import functools
 import importlib.metadata
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedgraft.data import cache
-from fedgraft.data.partitions import assign
+from fedgraft.data.partitions import assign, check_owners
 from fedgraft.data.ragged import Ragged, ragged
 from fedgraft.data.samples import Indices, Samples
-from fedgraft.data.settings import DataSettings
+from fedgraft.data.settings import DataSettings, NaturalSettings
 from fedgraft.data.sources import load_samples
 from fedgraft.data.tasks import resolve_tasks
 from fedgraft.errors import DataError, listed
@@ -117,7 +117,7 @@ def _divided_or_kept(settings: DataSettings, seed: int) -> Federation:
     Raises:
         DataError: the source or the partition can't be had; the text says what to change.
     """
-    samples = load_samples(settings.source, seed)
+    samples = _with_test_owners(load_samples(settings.source, seed), settings)
     _ = resolve_tasks(settings, samples.task, samples.label_names)  # refused before anything is divided
     versions = [importlib.metadata.version(name) for name in ("flwr-datasets", "numpy")]
     cache_key = cache.digest_of(
@@ -170,7 +170,9 @@ def _divided(samples: Samples, settings: DataSettings, seed: int) -> Federation:
     )
     notes = [*samples.notes, *assignment.notes]
     if samples.is_test is not None and settings.test_fraction > 0:
-        notes.append(f"the source's own test part ({len(test)} samples) is the central test; test_fraction is ignored")
+        owners = settings.partition.test if isinstance(settings.partition, NaturalSettings) else ()
+        what = f"what {listed(owners, 5)} have" if owners else "the source's own test part"
+        notes.append(f"{what} ({len(test)} samples) is the central test; test_fraction is ignored")
     if settings.max_train_per_class is not None:
         notes.append(
             f"no client trains on more than {settings.max_train_per_class} samples of a class (max_train_per_class)"
@@ -185,6 +187,15 @@ def _divided(samples: Samples, settings: DataSettings, seed: int) -> Federation:
         )
     federation = Federation(samples, assignment.client_names, train, validation, test)
     return Federation(samples, assignment.client_names, train, validation, test, (*notes, *_client_notes(federation)))
+
+
+def _with_test_owners(samples: Samples, settings: DataSettings) -> Samples:
+    """Return the samples with those of some natural owners as their test part, where the partition names any."""
+    partition = settings.partition
+    if not isinstance(partition, NaturalSettings) or not partition.test or samples.natural_client is None:
+        return samples
+    check_owners(samples.natural_client, partition.test, "data.partition.test")
+    return replace(samples, is_test=np.isin(samples.natural_client, partition.test))
 
 
 def _held_out(samples: Samples, fraction: float, seed: int) -> Indices:

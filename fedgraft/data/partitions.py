@@ -25,7 +25,7 @@ from fedgraft.data.settings import (
     ShardsSettings,
     SizesSettings,
 )
-from fedgraft.errors import DataError
+from fedgraft.errors import DataError, listed, nearest
 from fedgraft.randomness import key, orders
 
 _BY_CLASS = ("dirichlet", "pathological", "shards")
@@ -62,6 +62,8 @@ def assign(samples: Samples, pool: Indices, settings: PartitionSettings, seed: i
     """
     _check_task(samples, settings)
     _check_numbers(samples, pool, settings)
+    if isinstance(settings, NaturalSettings) and settings.clients is not None and samples.natural_client is not None:
+        return _chosen(samples, samples.natural_client, pool, settings.clients, seed)
     if isinstance(settings, OneSettings):
         return Assignment((settings.client,), ragged(pool, [len(pool)]))
     # The partitioners cut runs of rows, so the rows are shuffled first, as flwr's FederatedDataset does.
@@ -83,6 +85,37 @@ def assign(samples: Samples, pool: Indices, settings: PartitionSettings, seed: i
     left_out = len(pool) - len(members.indices)
     line = f"the partition '{settings.name}' leaves out {left_out} of {len(pool)} samples"
     return Assignment(names, members, (line,) if left_out else ())
+
+
+def _chosen(samples: Samples, natural_client: Names, pool: Indices, clients: tuple[str, ...], seed: int) -> Assignment:
+    """Divide the samples of some owners; the samples of others are left out."""
+    check_owners(natural_client, clients, "data.partition.clients")
+    theirs = np.isin(natural_client, clients)
+    all_of_them = assign(samples, pool[theirs[pool]], NaturalSettings(), seed)
+    numbers = [number for number, name in enumerate(all_of_them.client_names) if name in clients]
+    members = ragged(
+        np.concatenate([all_of_them.members.of(number) for number in numbers]),
+        [len(all_of_them.members.of(number)) for number in numbers],
+    )
+    names = tuple(all_of_them.client_names[number] for number in numbers)
+    others = np.unique(natural_client[pool[~theirs[pool]]]).tolist()
+    num_left_out = len(pool) - len(members.indices)
+    line = f"{num_left_out:,} samples of {len(others)} owners that are no clients left out: {listed(others, 5)}"
+    return Assignment(names, members, (line,) if num_left_out else ())
+
+
+def check_owners(natural_client: Names, names: tuple[str, ...], key: str) -> None:
+    """Refuse owners that the data do not name.
+
+    Raises:
+        DataError: names them, and those that there are.
+    """
+    there = np.unique(natural_client).tolist()
+    unknown = [name for name in names if name not in there]
+    if unknown:
+        raise DataError(
+            f"{key}: no samples of {listed(unknown, 5)}; the data name {listed(there, 10)}{nearest(unknown[0], there)}"
+        )
 
 
 def _check_task(samples: Samples, settings: PartitionSettings) -> None:

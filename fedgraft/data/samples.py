@@ -116,6 +116,10 @@ class Samples:
         """Read sounds, mono: a list of `(num_values_i,)` float32 from -1 to 1."""
         return cast(SoundInputs, self._of("sounds")).sounds(np.asarray(indices, dtype=np.int64))
 
+    def sounds_at_rate(self, indices: Sequence[int] | Indices) -> tuple[Sounds, int]:
+        """Read sounds, with the values a second that all of them have."""
+        return self.sounds(indices), cast(SoundInputs, self.inputs).sample_rate
+
     def features(self) -> AnyArray:
         """Return the source's own feature vectors, `(num_samples, num_features)`, float32 or float16."""
         return cast(FeatureInputs, self._of("features")).features()

@@ -180,6 +180,44 @@ class DiabetesSettings(Settings):
     """Which source."""
 
 
+class AudioArrays(Settings):
+    """Names of the arrays of an .npz file of recordings; an array `speaker_names` names the numbers of `speaker`."""
+
+    audio: str = "audio"
+    """All recordings end to end: `(num_samples,)` or, of several channels, `(num_samples, num_channels)`."""
+    offset: str = "offset"
+    """Where each recording begins, and as its last number where the last one ends."""
+    sample_rate: str = "sample_rate"
+    """Samples a second: one number, or one a recording."""
+    labels: str = "labels"
+    """The class of each recording: numbers from 0, or texts."""
+    client: str | None = None
+    """The natural client (speaker, site) of each recording; null: `client`, if there is one."""
+    group: str | None = None
+    """A group of each recording; null: `group`, if there is one."""
+    ids: str | None = None
+    """The id of each recording; null: `ids`, if there is one."""
+    is_test: str | None = None
+    """Which recordings are an official test part; null: `is_test`, if there is one."""
+
+
+class AudioSettings(Settings):
+    """Recordings: a folder with one sub-folder of sound files a class, or one .npz file of all end to end."""
+
+    name: Literal["audio"] = "audio"
+    """Which source."""
+    path: LocalPath
+    """The folder that holds the class folders (or the site folders) of wav, flac, ogg or aiff files, or the .npz file."""  # noqa: E501
+    sites: bool = False
+    """One level of folders of sites or speakers stands above the class folders; each is a natural client."""
+    labels: tuple[str, ...] | None = None
+    """Classes in the order of the head's outputs; by default the sorted names that are found."""
+    sample_rate: int | None = Field(default=None, ge=1000, le=384_000)
+    """Samples a second that all recordings are brought to, Hz; null: the rate that most of them have."""
+    arrays: AudioArrays = AudioArrays()
+    """Names of the arrays of an .npz file."""
+
+
 class TorchvisionSettings(Settings):
     """A data set of torchvision, with its official test part if it has one."""
 
@@ -215,6 +253,7 @@ SourceSettings = Annotated[
     | Annotated[BreastCancerSettings, Tag("breast-cancer")]
     | Annotated[WineSettings, Tag("wine")]
     | Annotated[DiabetesSettings, Tag("diabetes")]
+    | Annotated[AudioSettings, Tag("audio")]
     | Annotated[TorchvisionSettings, Tag("torchvision:<Dataset>")]
     | Annotated[SitesSettings, Tag("sites")],
     Discriminator(_source_tag),
@@ -278,6 +317,17 @@ class NaturalSettings(Settings):
 
     name: Literal["natural"] = "natural"
     """Which partition."""
+    clients: tuple[str, ...] | None = Field(default=None, min_length=1)
+    """Owners that take part; the samples of others are left out. null: all that are not named in `test`."""
+    test: tuple[str, ...] = ()
+    """Owners that take no part, whose samples are the central test part, in place of an official one or a fraction."""
+
+    @model_validator(mode="after")
+    def _test_is_apart(self) -> NaturalSettings:
+        both = sorted(set(self.clients or ()) & set(self.test))
+        if both:
+            raise setting_fault("test", f"came {', '.join(both)}, also named in clients; name an owner in one of them")
+        return self
 
 
 class OneSettings(Settings):

@@ -15,12 +15,15 @@ if TYPE_CHECKING:
 
     from fedgraft.data.samples import Samples
     from fedgraft.models.backbone import Backbone
-    from fedgraft.models.preprocessing import ImagePreprocessing
+    from fedgraft.models.preprocessing import ImagePreprocessing, SoundPreprocessing
 
 PIXELS_AT_ONCE = 64 * 64 * 64
 """Pixels of a batch on a CPU. Activations above 32 MB are mapped and unmapped by the C library each time they are
 needed: EfficientNet-Lite0 at 224 px does 31 images/s in batches of 4, 22 in batches of 8 and 10 in batches of 64
 (one thread; 0, 1176 and 10612 page faults an image)."""
+
+VALUES_AT_ONCE = 64 * 2 * 16_000
+"""Values of the sounds of a batch on a CPU: 64 sounds of 2 s at 16 kHz."""
 
 Read = Callable[[NDArray[np.int64]], Any]
 """Returns the inputs at some indices, as the source's reader of their kind does; several threads may call it."""
@@ -31,7 +34,11 @@ Batches = Iterator[tuple[NDArray[np.int64], "Tensor"]]
 
 def read_of(samples: Samples) -> Read:
     """Return what reads the inputs of samples that are not features yet."""
-    readers: dict[Kind, Read] = {"images": samples.images, "texts": samples.texts, "sounds": samples.sounds}
+    readers: dict[Kind, Read] = {
+        "images": samples.images,
+        "texts": samples.texts,
+        "sounds": samples.sounds_at_rate,
+    }
     return readers[samples.kind]
 
 
@@ -65,4 +72,20 @@ def _images(backbone: Backbone, read: Read, indices: NDArray[np.int64], batch_si
         yield batch, normalised(pixels.to(device), steps)
 
 
-_KINDS: dict[Kind, Callable[[Backbone, Read, NDArray[np.int64], int], Batches]] = {"images": _images}
+def _sounds(backbone: Backbone, read: Read, indices: NDArray[np.int64], batch_size: int) -> Batches:
+    """Sounds, `(n, num_values)`."""
+    from fedgraft.features.sounds import filled
+
+    steps = cast("SoundPreprocessing", backbone.info.preprocessing)
+    device = next(backbone.parameters()).device
+    if device.type == "cpu":
+        batch_size = min(batch_size, max(1, VALUES_AT_ONCE // steps.num_values))
+    for start in range(0, len(indices), batch_size):
+        batch = indices[start : start + batch_size]
+        yield batch, filled(read(batch), steps).to(device)
+
+
+_KINDS: dict[Kind, Callable[[Backbone, Read, NDArray[np.int64], int], Batches]] = {
+    "images": _images,
+    "sounds": _sounds,
+}

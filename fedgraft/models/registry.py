@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedgraft.errors import ModelError
 from fedgraft.models import description_cache
-from fedgraft.models.catalogue import name_fault, names
+from fedgraft.models.catalogue import LOG_MEL, LOG_MEL_CNN, OF_SOUNDS, name_fault, names
 from fedgraft.models.info import BackboneInfo
 from fedgraft.models.preprocessing import NoPreprocessing
 from fedgraft.models.settings import BackboneSettings
@@ -81,6 +81,8 @@ def _build(settings: BackboneSettings, *, pretrained: bool) -> Built:
     source, _, model_name = settings.name.partition(":")
     with torch.random.fork_rng(devices=[]):  # the draws of an initialiser leave the global generator as it was
         torch.default_generator.manual_seed(settings.random_seed)
+        if settings.name in OF_SOUNDS:
+            return _of_sounds(settings, pretrained)
         return _SOURCES[source](model_name, pretrained, settings.input_size)
 
 
@@ -106,6 +108,21 @@ def _pixels(model_name: str, pretrained: bool, input_size: int | None) -> Built:
     from fedgraft.models import pixels
 
     return pixels.build(input_size)
+
+
+def _of_sounds(settings: BackboneSettings, pretrained: bool) -> Built:
+    rate, seconds = settings.sample_rate, settings.seconds
+    if settings.name == LOG_MEL:
+        from fedgraft.models import log_mel
+
+        return log_mel.build(rate, seconds)
+    if settings.name == LOG_MEL_CNN:
+        from fedgraft.models import log_mel_cnn
+
+        return log_mel_cnn.build(pretrained, rate, seconds)
+    from fedgraft.models import speaker_encoder
+
+    return speaker_encoder.build(pretrained, rate, seconds)
 
 
 _SOURCES: dict[str, Callable[[str, bool, int | None], Built]] = {

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fedgraft.errors import Fault, MissingWeightsError, ModelError, ScenarioError, listed, nearest
-from fedgraft.models.catalogue import PIXELS, names
+from fedgraft.models.catalogue import PIXELS, PLAIN, SPEAKER_ENCODER, kind_of, names
 from fedgraft.models.registry import describe
 from fedgraft.models.settings import BackboneSettings
 from fedgraft.progress import report
@@ -97,7 +97,8 @@ def _installed(own: BackboneSettings) -> Iterator[BackboneSettings]:
     if own.name == "identity":
         return
     for row in names():
-        if row.installed and row.feature_dim is not None and row.name not in (own.name, PIXELS):
+        fits = kind_of(row.name) == kind_of(own.name) and row.name not in (own.name, *PLAIN.values())
+        if row.installed and row.feature_dim is not None and fits:
             yield BackboneSettings(name=row.name)
 
 
@@ -142,6 +143,8 @@ def _described(settings: BackboneSettings, own: BackboneSettings) -> tuple[Backb
     given = settings.model_fields_set
     if settings.name == own.name:
         settings = own.model_copy(update={name: getattr(settings, name) for name in given})
+    if kind_of(settings.name) == "sounds":
+        return _heard_alike(settings, own), describe(settings).cuts
     if settings.name in (own.name, PIXELS) or "input_size" in given or own.input_size is None:
         return settings, describe(settings).cuts
     sized = settings.model_copy(update={"input_size": own.input_size})
@@ -154,6 +157,22 @@ def _described(settings: BackboneSettings, own: BackboneSettings) -> tuple[Backb
         size = info.preprocessing.input_shape[-1]
         report("note", text=f"{settings.name} can't take {own.input_size} px; it is ranked at its own {size} px")
         return settings, info.cuts
+
+
+def plain_settings(name: str, own: BackboneSettings) -> BackboneSettings:
+    """Return the backbone that learned nothing, for inputs such as the scenario's backbone takes."""
+    plain = BackboneSettings(name=name)
+    return _heard_alike(plain, own) if kind_of(name) == "sounds" else plain
+
+
+def _heard_alike(settings: BackboneSettings, own: BackboneSettings) -> BackboneSettings:
+    """Return a backbone of sounds with the rate and length of the scenario's, where it names none and takes any."""
+    alike = {
+        name: getattr(own, name)
+        for name in ("sample_rate", "seconds")
+        if settings.name != SPEAKER_ENCODER and name not in settings.model_fields_set and getattr(own, name) is not None
+    }
+    return settings.model_copy(update=alike)
 
 
 def _at_cuts(

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any, cast
 from fedgraft.errors import FedGraftError, ModelError
 from fedgraft.files import write_text
 from fedgraft.launch import quieten
-from fedgraft.models.catalogue import PIXELS, kind_of
+from fedgraft.models.catalogue import PLAIN, kind_of
 from fedgraft.models.registry import describe
 from fedgraft.models.settings import BackboneSettings
 from fedgraft.preparation import prepare
 from fedgraft.progress import report
-from fedgraft.ranking.candidates import Named, choose, nothing_left
+from fedgraft.ranking.candidates import Named, choose, nothing_left, plain_settings
 from fedgraft.ranking.records import WITHOUT_CUTS, Ranking, Role, Scored, title
 from fedgraft.ranking.verdict import recommend
 from fedgraft.survey import open_survey
@@ -166,11 +166,11 @@ class Bench:
             report("note", text="the source gives ready features, so there are no raw pixels to compare them with")
             return
         wanted: list[tuple[BackboneSettings, Role]] = []
-        of_images = any(kind_of(scored.backbone.name) == "images" for scored in candidates)
-        if of_images and not any(scored.backbone.name == PIXELS for scored in candidates):
-            wanted.append((BackboneSettings(name=PIXELS), "pixels"))
+        plain = PLAIN.get(kind_of(candidates[0].backbone.name))
+        if plain is not None and not any(scored.backbone.name == plain for scored in candidates):
+            wanted.append((plain_settings(plain, self._scenario.backbone), "pixels"))
         learned = [one.backbone for one in candidates if one.backbone.weights != "random"]
-        for name in dict.fromkeys(one.name for one in learned if one.name != PIXELS):
+        for name in dict.fromkeys(one.name for one in learned if one.name not in PLAIN.values()):
             best = next(one for one in learned if one.name == name)
             wanted.append((best.model_copy(update={"weights": "random"}), "random"))
         for number, (backbone, role) in enumerate(wanted, 1):

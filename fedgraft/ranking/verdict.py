@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from fedgraft.kinds import Kind
+from fedgraft.models.catalogue import PLAIN, PLAIN_WORDS, kind_of
 from fedgraft.models.losses import Task
 from fedgraft.models.settings import BackboneSettings
 from fedgraft.ranking.records import Recommendation, Scored
@@ -19,6 +21,10 @@ _SAID: dict[Task, str] = {
 }
 
 
+_MORE: dict[Kind, tuple[str, ...]] = {"images": ("the pictures too small for it",)}
+"""What else may make a backbone useless for inputs of a kind."""
+
+
 def recommend(candidates: Sequence[Scored], baselines: Sequence[Scored], task: Task) -> Recommendation:
     """Return the candidate to take, with reasons and warnings.
 
@@ -28,6 +34,7 @@ def recommend(candidates: Sequence[Scored], baselines: Sequence[Scored], task: T
         task: what the targets are.
     """
     best = candidates[0]
+    baselines = [*baselines, *(scored for scored in candidates if _is_plain(scored))]
     alike = [other for other in candidates if other is best or not best.is_ahead_of(other)]
     chosen = min(alike, key=lambda scored: scored.cost)
     reasons = [
@@ -115,7 +122,7 @@ def _backbones(candidates: Sequence[Scored]) -> list[Scored]:
     """Return the best candidate of each backbone that learned something, the best first."""
     best: dict[tuple[str, str], Scored] = {}
     for scored in candidates:
-        if scored.backbone.weights != "random" and scored.picture_seconds is not None and not _is_pixels(scored):
+        if scored.backbone.weights != "random" and scored.picture_seconds is not None and not _is_plain(scored):
             best.setdefault((scored.backbone.name, scored.backbone.weights), scored)
     return list(best.values())
 
@@ -134,25 +141,31 @@ def _warnings(own: Scored, baselines: Sequence[Scored], task: Task) -> list[str]
     if alike:
         others = " and ".join(f"{_called(other)} ({shown(other.validated, task)})" for other in alike)
         parts.append(f"can't be told apart from {others}")
+    reasons = [
+        "its source may be too far from this task",
+        "its cut too deep",
+        *_MORE.get(kind_of(own.backbone.name), ()),
+    ]
     return [
         f"likely negative transfer: {own.title} ({value}) {' and '.join(parts)}; nothing shows that what it learned is "
-        "of use here: its source may be too far from this task, its cut too deep, or the pictures too small for it"
+        f"of use here: {', '.join(reasons[:-1])}{',' if len(reasons) > 2 else ''} or {reasons[-1]}"
     ]
 
 
 def _against(own: Scored, baselines: Sequence[Scored]) -> list[Scored]:
     """Return the baselines of a candidate: raw pixels, and its own architecture with random weights."""
-    if _is_pixels(own) or own.backbone.weights == "random":
+    if _is_plain(own) or own.backbone.weights == "random":
         return []
-    return [other for other in baselines if other.role == "pixels" or other.backbone.name == own.backbone.name]
+    return [other for other in baselines if _is_plain(other) or other.backbone.name == own.backbone.name]
 
 
-def _is_pixels(scored: Scored) -> bool:
-    return scored.backbone.name == "pixels"
+def _is_plain(scored: Scored) -> bool:
+    """Return whether a backbone learned nothing of any kind of inputs."""
+    return scored.backbone.name in PLAIN.values()
 
 
 def _called(baseline: Scored) -> str:
-    return "raw pixels" if baseline.role == "pixels" else "the same architecture with random weights"
+    return PLAIN_WORDS.get(baseline.backbone.name, "the same architecture with random weights")
 
 
 def _ahead(one: Scored, other: Scored, task: Task) -> str:

@@ -19,6 +19,7 @@ _MODULES = {
     "breast-cancer": ("packaged_tables", "569 tumours by 30 measures, malignant or benign; scikit-learn carries them"),
     "wine": ("packaged_tables", "178 wines of three cultivars by 13 measures; scikit-learn carries them"),
     "diabetes": ("packaged_tables", "442 patients by 10 measures, and how far their diabetes went: a real target"),
+    "audio": ("audio", "recordings: one sub-folder of sound files a class, or one .npz file of all end to end"),
     "torchvision:<Dataset>": ("torchvision_datasets", "any classification data set of torchvision.datasets"),
     "sites": ("sites", "each site's own samples, for `fedgraft submit`"),
 }

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from fedgraft.data.image_files import FileState, readable
+from fedgraft.data.image_files import readable
+from fedgraft.data.inspected import FileState
 from fedgraft.data.labels import classes, label_names
 from fedgraft.data.notes import counted
 from fedgraft.data.samples import Names, Samples, Targets
