@@ -11,7 +11,12 @@ Kind = Literal["images", "features", "texts", "sounds"]
 WORDS: dict[Kind, str] = {"images": "images", "features": "ready features", "texts": "texts", "sounds": "sounds"}
 """How messages call inputs of a kind."""
 
-USUAL: dict[Kind, str] = {"images": "bundled:efficientnet_lite0", "features": "identity", "sounds": "log-mel"}
+USUAL: dict[Kind, str] = {
+    "images": "bundled:efficientnet_lite0",
+    "features": "identity",
+    "texts": "bundled:minilm-l6-v2",
+    "sounds": "log-mel",
+}
 """A backbone of each kind that nothing has to be downloaded for; of kinds that have one."""
 
 

@@ -22,7 +22,7 @@ from fedgraft.models.head_settings import HeadSettings
 from fedgraft.models.heads import as_tensors, forward, head_shapes
 from fedgraft.models.losses import Task, resolve_loss
 from fedgraft.models.preprocessing import ImagePreprocessing
-from fedgraft.models.registry import describe, load
+from fedgraft.models.registry import describe, load, rebuilt
 from fedgraft.models.settings import BackboneSettings
 from fedgraft.models.unfreeze_settings import UnfreezeSettings
 from fedgraft.models.weights import fill, state_arrays, weights_digest
@@ -229,7 +229,7 @@ def load_safetensors(path: str | Path) -> TrainedModel:
     card = Card.from_metadata(facts, str(path))
     backbone: Backbone | Identity = Identity(card.info)
     if card.takes != "features":
-        backbone = load(card.backbone)
+        backbone = rebuilt(card.backbone, card.info, _below(arrays, "backbone."))
         if card.adapters is not None:
             blocks = backbone.blocks(card.adapters.steps[0].cut, card.adapters)
             blocks.fill(blocks.pretrained)

@@ -196,6 +196,7 @@ _EXAMPLES: dict[str, Any] = {
     "sizes": [100, 80, 20],
     "folder.path": "data/cells",
     "csv.path": "data/cells.csv",
+    "text-csv.path": "data/reviews.csv",
     "arrays.path": "data/cells.npz",
     "features.path": "data/patients.csv",
     "audio.path": "data/words",

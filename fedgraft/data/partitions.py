@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -66,6 +67,8 @@ def assign(samples: Samples, pool: Indices, settings: PartitionSettings, seed: i
         return _chosen(samples, samples.natural_client, pool, settings.clients, seed)
     if isinstance(settings, OneSettings):
         return Assignment((settings.client,), ragged(pool, [len(pool)]))
+    if isinstance(settings, NaturalSettings) and settings.into is not None and samples.natural_client is not None:
+        return _dealt(samples.natural_client, pool, settings.into)
     # The partitioners cut runs of rows, so the rows are shuffled first, as flwr's FederatedDataset does.
     rows = pool[orders(key(seed, "partition rows"), len(pool))[0]]
     if isinstance(settings, ShardsSettings):
@@ -116,6 +119,39 @@ def check_owners(natural_client: Names, names: tuple[str, ...], key: str) -> Non
         raise DataError(
             f"{key}: no samples of {listed(unknown, 5)}; the data name {listed(there, 10)}{nearest(unknown[0], there)}"
         )
+
+
+def _dealt(natural_client: Names, pool: Indices, num_clients: int) -> Assignment:
+    """Deal whole owners to clients: runs of owners in the order of their names, of about equal numbers of samples.
+
+    Raises:
+        DataError: there are fewer owners than clients.
+    """
+    owners, numbers = np.unique(natural_client[pool], return_inverse=True)
+    if len(owners) < num_clients:
+        raise DataError(
+            f"data.partition.into came {num_clients} clients, but the samples to divide have {len(owners)} owners; "
+            "use fewer clients"
+        )
+    order = np.array(sorted(range(len(owners)), key=lambda number: _natural_order(str(owners[number]))))
+    sizes = np.bincount(numbers)[order]
+    # The middle of an owner's samples says whose it is, but every client gets one owner at least.
+    middles = np.cumsum(sizes) - sizes / 2
+    of_owner, client = np.zeros(len(owners), dtype=np.int64), 0
+    for place, wanted in enumerate((middles * num_clients / len(pool)).astype(np.int64).tolist()):
+        if place:
+            client = max(min(wanted, client + 1), client, place - len(owners) + num_clients)
+        of_owner[order[place]] = client
+    of_sample = of_owner[numbers]
+    width = max(4, len(str(num_clients - 1)))
+    names = tuple(f"client-{number:0{width}}" for number in range(num_clients))
+    members = ragged(pool[np.argsort(of_sample, kind="stable")], np.bincount(of_sample, minlength=num_clients))
+    return Assignment(names, members, (f"{len(owners):,} owners dealt out to {num_clients:,} clients, each whole",))
+
+
+def _natural_order(name: str) -> list[tuple[int, str]]:
+    """Return a key by which `a_2` comes before `a_10`."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
 def _check_task(samples: Samples, settings: PartitionSettings) -> None:

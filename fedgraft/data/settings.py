@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
@@ -57,23 +58,20 @@ class FolderSettings(Settings):
     """Class folders in the order of the head's outputs; by default the sorted names that are found."""
 
 
-class CsvSettings(Settings):
-    """A table of image files, with a header line."""
+class TableSettings(Settings):
+    """What the columns of a csv of samples are."""
 
-    name: Literal["csv"] = "csv"
-    """Which source."""
-    path: LocalPath
-    """The csv file (UTF-8); image paths in it are relative to its folder."""
-    path_column: str = "path"
-    """Column of the image's path."""
     label_column: str = "label"
     """Column of the label, the labels, or the real target."""
     client_column: str | None = None
     """Column of the natural client, for the partition `natural`."""
+    client_pattern: str | None = None
+    """A regular expression: the natural client is what its first group finds at the beginning of `client_column`; so
+    `(.*)_` makes one client of `review_12_1` and `review_12_2`."""
     group_column: str | None = None
     """Column of a group (scanner, sex, region); the run gives the score of each on the central test part."""
     id_column: str | None = None
-    """Column of the sample's id; by default the path."""
+    """Column of the sample's id; by default the image's path, or the text's row."""
     split_column: str | None = None
     """Column that says `test` for the samples of an official test part."""
     task: Task = "classes"
@@ -82,6 +80,49 @@ class CsvSettings(Settings):
     """Character between several labels, or several real targets, of one row."""
     labels: tuple[str, ...] | None = None
     """Label names in the order of the head's outputs; by default the sorted names that are found."""
+
+    @field_validator("client_pattern")
+    @classmethod
+    def _regular_expression(cls, value: str | None) -> str | None:
+        try:
+            re.compile(value or "")
+        except re.error as error:
+            raise PydanticCustomError("pattern", "{text}", {"text": f"came {value!r}; {error}"}) from error
+        return value
+
+    @model_validator(mode="after")
+    def _pattern_of_a_column(self) -> TableSettings:
+        if self.client_pattern is not None and self.client_column is None:
+            raise setting_fault("client_pattern", "is about client_column; name that too")
+        return self
+
+
+class CsvSettings(TableSettings):
+    """A table of image files, with a header line."""
+
+    name: Literal["csv"] = "csv"
+    """Which source."""
+    path: LocalPath
+    """The csv file (UTF-8); image paths in it are relative to its folder."""
+    path_column: str = "path"
+    """Column of the image's path."""
+
+
+class TextCsvSettings(TableSettings):
+    """A table of texts, with a header line.
+
+    HTML entities are read as what they stand for, runs of white space as one blank, and empty texts are left out.
+    """
+
+    name: Literal["text-csv"] = "text-csv"
+    """Which source."""
+    path: LocalPath
+    """The csv file (UTF-8)."""
+    text_column: str = "text"
+    """Column of the text."""
+    duplicates: Literal["drop", "keep"] = "drop"
+    """Equal texts: `drop` leaves out those that also stand in the official test part, or, where there is none, all but
+    the first of each, so that none is trained on and tested on."""
 
 
 class ArraysSettings(Settings):
@@ -248,6 +289,7 @@ SourceSettings = Annotated[
     | Annotated[DigitsSettings, Tag("digits")]
     | Annotated[FolderSettings, Tag("folder")]
     | Annotated[CsvSettings, Tag("csv")]
+    | Annotated[TextCsvSettings, Tag("text-csv")]
     | Annotated[ArraysSettings, Tag("arrays")]
     | Annotated[FeaturesSettings, Tag("features")]
     | Annotated[BreastCancerSettings, Tag("breast-cancer")]
@@ -321,12 +363,17 @@ class NaturalSettings(Settings):
     """Owners that take part; the samples of others are left out. null: all that are not named in `test`."""
     test: tuple[str, ...] = ()
     """Owners that take no part, whose samples are the central test part, in place of an official one or a fraction."""
+    into: int | None = Field(default=None, ge=1)
+    """Deal whole owners out to this many clients, in the order of their names and as evenly as they allow, so that
+    neighbours (documents of one source, patients of one ward) stay together; null: each owner is a client."""
 
     @model_validator(mode="after")
     def _test_is_apart(self) -> NaturalSettings:
         both = sorted(set(self.clients or ()) & set(self.test))
         if both:
             raise setting_fault("test", f"came {', '.join(both)}, also named in clients; name an owner in one of them")
+        if self.into is not None and (self.clients or self.test):
+            raise setting_fault("into", "deals all owners out; leave it out where clients or test name some of them")
         return self
 
 

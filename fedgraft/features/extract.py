@@ -16,6 +16,7 @@ from fedgraft.features.reuse import copy_repeated_rows, copy_stored_rows
 from fedgraft.features.rows import RowWriter
 from fedgraft.features.settings import FeatureSettings
 from fedgraft.features.store import FeatureStore
+from fedgraft.features.texts import tell_of_cut_texts
 from fedgraft.kinds import check_kind
 from fedgraft.models.info import BackboneInfo
 from fedgraft.models.registry import describe, load
@@ -58,7 +59,7 @@ def features_of(
         ModelError: the backbone can't be had, or gives features that are not finite.
         StoreError: the store can't be written or read.
     """
-    loaded = load(backbone, weights) if weights is not None and backbone.name != "identity" else None
+    loaded = cast("Backbone", load(backbone, weights)) if weights is not None and backbone.name != "identity" else None
     info = loaded.info if loaded is not None else describe(backbone)
     check_kind(backbone.name, info.takes, samples.kind)
     if info.takes == "features":
@@ -68,13 +69,15 @@ def features_of(
     store = store if store is not None else FeatureStore()
     origin = origin_of(info, samples, info.key(), info.cut)
     sample_digests = samples.sample_digests()
+    if info.takes == "texts":
+        tell_of_cut_texts(samples, info, lambda: loaded if loaded is not None else cast("Backbone", load(backbone)))
 
     def fill(rows: RowWriter) -> None:
         rows.allocate(info.feature_dim)
         missing = copy_stored_rows(rows, store, origin.backbone_key, sample_digests)
         if len(missing):
-            network = loaded if loaded is not None else load(backbone)
-            compute(samples, cast("Backbone", network), missing, rows.write, settings.batch_size, progress)
+            network = loaded if loaded is not None else cast("Backbone", load(backbone))
+            compute(samples, network, missing, rows.write, settings.batch_size, progress)
         copy_repeated_rows(rows, sample_digests)
 
     return store.get_or_fill(origin, settings.dtype, sample_digests, fill)

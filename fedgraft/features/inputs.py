@@ -85,7 +85,15 @@ def _sounds(backbone: Backbone, read: Read, indices: NDArray[np.int64], batch_si
         yield batch, filled(read(batch), steps).to(device)
 
 
+def _texts(backbone: Backbone, read: Read, indices: NDArray[np.int64], batch_size: int) -> Batches:
+    """Texts as rows of tokens, `(n, T, 2)`."""
+    from fedgraft.features.texts import batches
+
+    return batches(backbone, read, indices, batch_size)
+
+
 _KINDS: dict[Kind, Callable[[Backbone, Read, NDArray[np.int64], int], Batches]] = {
     "images": _images,
     "sounds": _sounds,
+    "texts": _texts,
 }

@@ -11,15 +11,22 @@ import torch
 from numpy.typing import NDArray
 
 from fedgraft.errors import ModelError, listed
+from fedgraft.kinds import Kind
 from fedgraft.models.backbone import Backbone, checked_cut, freeze, pooled
 from fedgraft.models.cuts import PENULTIMATE, Architecture
 from fedgraft.models.description_cache import library_of
 from fedgraft.models.info import BackboneInfo
 from fedgraft.models.local import read_tensors
-from fedgraft.models.preprocessing import ImagePreprocessing, Preprocessing
+from fedgraft.models.preprocessing import ImagePreprocessing, Preprocessing, TextPreprocessing
 from fedgraft.models.settings import BackboneSettings
 from fedgraft.models.sources import Built
 from fedgraft.models.weights import fill, state_arrays, tensors_of, weights_digest
+
+SETTINGS_OF: dict[Kind, tuple[str, ...]] = {
+    "images": ("input_size", "normalization_mean", "normalization_std"),
+    "texts": ("max_length",),
+}
+"""Settings that are about one kind of inputs."""
 
 
 def with_arrays(settings: BackboneSettings, built: Built, arrays: Mapping[str, NDArray[Any]]) -> Built:
@@ -39,6 +46,11 @@ def with_file(settings: BackboneSettings, built: Built) -> Built:
     Raises:
         ModelError: no such file, not readable, or it doesn't fit.
     """
+    if built.preprocessing.takes == "texts":
+        raise ModelError(
+            f"{settings.name}: the weights of a text encoder come with its folder; name that as the backbone, "
+            "transformers:/path/to/folder, and leave weights out"
+        )
     file = Path(settings.weights).expanduser().absolute()
     tensors = read_tensors(file)
     if settings.name.startswith("bundled:"):
@@ -100,6 +112,18 @@ def _pooling(settings: BackboneSettings, architecture: Architecture) -> str:
     return settings.pooling
 
 
+def _check_kinds(settings: BackboneSettings, own: Preprocessing) -> None:
+    """Refuse settings of other inputs than the backbone takes.
+
+    Raises:
+        ModelError: there are some.
+    """
+    for kind, names in SETTINGS_OF.items():
+        given = [name for name in names if getattr(settings, name) is not None]
+        if given and kind != own.takes:
+            raise ModelError(f"{settings.name} takes {own.takes}, and {listed(given)} is about {kind}; leave it out")
+
+
 def _cant_take(name: str, chosen: Preprocessing, own: Preprocessing, reason: str) -> str:
     if isinstance(chosen, ImagePreprocessing) and isinstance(own, ImagePreprocessing):
         what, instead = f"images of {chosen.input_size} px", f"choose another input_size (its own is {own.input_size})"
@@ -110,11 +134,13 @@ def _cant_take(name: str, chosen: Preprocessing, own: Preprocessing, reason: str
 
 def _preprocessing(settings: BackboneSettings, built: Built) -> Preprocessing:
     own = built.preprocessing
+    _check_kinds(settings, own)
+    if isinstance(own, TextPreprocessing):
+        length = settings.max_length or own.max_length
+        if length > own.max_length:
+            raise ModelError(f"{settings.name} reads {own.max_length} tokens at most, came max_length {length}")
+        return replace(own, max_length=length)
     if not isinstance(own, ImagePreprocessing):
-        of_images = ("input_size", "normalization_mean", "normalization_std")
-        given = [name for name in of_images if getattr(settings, name) is not None]
-        if given:
-            raise ModelError(f"{settings.name} takes {own.takes}, and {listed(given)} is about images; leave it out")
         return own
     size = settings.input_size or own.input_size
     if built.fixed_input_size not in (None, size):

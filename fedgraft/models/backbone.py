@@ -74,7 +74,8 @@ class Backbone(nn.Module):
             for cut in (cut for cut in self.info.cuts if cut in poolings):
                 stages, pooling = stages_between(self._architecture, last, cut), poolings[cut]
                 x, last = run_stages(self._architecture, pooling, stages, self.model, x), cut
-                parts.append(pool(x, pooling, self._architecture.num_prefix_tokens).float())
+                architecture = self._architecture
+                parts.append(pool(x, pooling, architecture.num_prefix_tokens, architecture.is_masked).float())
         return torch.cat(parts, dim=1)
 
     def _fast(self, inputs: Tensor) -> Tensor:

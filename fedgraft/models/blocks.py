@@ -67,6 +67,7 @@ class Blocks:
         self._prefix = functools.partial(_run, stages_between(architecture, None, cut))
         own_stages = stages_between(architecture, cut, info.cut)
         self._suffix = functools.partial(pool_stages, architecture, info.pooling, own_stages)
+        self._length = info.preprocessing.input_shape[0] if architecture.is_masked else 0
         self._idle: deque[nn.Module] = deque()
         example = self.activations(info.preprocessing.example())
         self.activation_shape = tuple(example.shape[1:])
@@ -154,7 +155,9 @@ class Blocks:
     def activations(self, inputs: Tensor) -> Tensor:
         """Return the activation at the cut, `(N, *activation_shape)`, of inputs as the backbone takes them."""
         with torch.inference_mode():
-            activations = self._prefix(self._model, _fast(inputs)).contiguous()
+            activations = self._prefix(self._model, _fast(inputs)).float().contiguous()
+            if self._length > activations.shape[1]:  # texts of a batch are as long as its longest one
+                activations = nn.functional.pad(activations, (0, 0, 0, self._length - activations.shape[1]))
         return activations.clone()  # an inference tensor could not meet blocks that are trained
 
     def features(self, parameters: Mapping[str, Tensor], activations: Tensor, training: bool = False) -> Tensor:

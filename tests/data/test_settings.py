@@ -72,4 +72,4 @@ def test_the_listing_has_every_name_that_the_schema_has() -> None:
         assert f'"const": "{name}"' in text or name == "torchvision:<Dataset>"
         assert description
     assert len(partition_names()) == 7
-    assert len(source_names()) == 12
+    assert len(source_names()) == 13

@@ -94,7 +94,10 @@ def test_a_bare_name_is_the_short_form() -> None:
         ({"name": "bundeld:efficientnet_lite1"}, "did you mean 'bundled:efficientnet_lite1'?"),
         ({"name": "resnet18"}, "did you mean 'torchvision:resnet18'?"),
         ({"name": "resnet"}, "`fedgraft list backbones` shows the names"),
-        ({"name": "timm:"}, "expected bundled:<name>, torchvision:<name>, timm:<name>, pixels or identity"),
+        (
+            {"name": "timm:"},
+            "expected bundled:<name>, torchvision:<name>, timm:<name>, transformers:<name>, pixels, log-mel",
+        ),
         ({"weights": "pretraind"}, "came 'pretraind'; expected pretrained, random, or the path"),
         ({"weights": "pretraind"}, "did you mean 'pretrained'?"),
         ({"normalization_std": (1.0, 0.0, 1.0)}, "expected three numbers above 0"),

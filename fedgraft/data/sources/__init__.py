@@ -14,6 +14,7 @@ _MODULES = {
     "digits": ("digits", "1,797 handwritten digits of 8 x 8 pixels that scikit-learn carries"),
     "folder": ("folder", "one sub-folder of images a class, optionally under one folder a site"),
     "csv": ("table", "a table of image paths and labels, with optional client, group and id columns"),
+    "text-csv": ("texts", "a table of texts and labels, with optional client, group and id columns"),
     "arrays": ("arrays", "one .npz file, or a folder of mapped .npy files, of images or features with labels"),
     "features": ("features", "ready features in a table (.csv, .parquet), one table a client, or arrays (.npz)"),
     "breast-cancer": ("packaged_tables", "569 tumours by 30 measures, malignant or benign; scikit-learn carries them"),
