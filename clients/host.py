@@ -93,6 +93,7 @@ class Host:
             label_names=tuple(samples.label_names),
             feature_dim=samples.features().shape[1] if samples.kind == "features" else 0,
             backbone_digests=tuple(members.own_digests()),
+            feature_names=samples.feature_names,
             host_costs=tuple(members.placement.host_costs.tolist()) if self.num_hosts > 1 else (),
         )
         clients: dict[str, NDArray[Any]] = {

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from fedgraft import __version__
 from fedgraft.alignment.settings import Coral
-from fedgraft.errors import ModelError, WireError
+from fedgraft.errors import ModelError, WireError, listed
 from fedgraft.kinds import Kind
 from fedgraft.models.head_settings import HeadSettings
 from fedgraft.models.info import BackboneInfo
@@ -44,6 +44,7 @@ class Card:
         release: of FedGraft, when the model was made.
         align: how features have to be aligned before they are right for the head, which the model does not do; None:
             as they come.
+        feature_names: of ready features, in the order in which the model takes them, where the run knew them.
         adapters: the cut past which the backbone has modules of a method's own, and the method; None: it has none.
     """
 
@@ -58,6 +59,7 @@ class Card:
     release: str = __version__
     adapters: UnfreezeSettings | None = None
     align: Coral | None = None
+    feature_names: tuple[str, ...] = ()
 
     @property
     def takes(self) -> Kind:
@@ -80,6 +82,8 @@ class Card:
         shape = ", ".join(["batch", *map(str, self.input_shape)])
         what = f"{self.takes}: float32 ({shape})"
         steps = self.info.preprocessing
+        if self.feature_names:
+            what = f"{what}: {listed(self.feature_names, 10)}"
         if not isinstance(steps, ImagePreprocessing):
             return what
         resized = f"resized with {steps.interpolation} interpolation"
@@ -106,6 +110,7 @@ class Card:
             "backbone_info": json.dumps(self.info.as_json()),
             **({} if self.adapters is None else {"adapters": self.adapters.model_dump_json()}),
             **({} if self.align is None else {"align": self.align.model_dump_json()}),
+            **({"feature_names": json.dumps(self.feature_names, ensure_ascii=False)} if self.feature_names else {}),
         }
 
     @classmethod
@@ -133,6 +138,7 @@ class Card:
                 release=metadata["fedgraft"],
                 adapters=UnfreezeSettings.model_validate_json(metadata["adapters"]) if "adapters" in metadata else None,
                 align=Coral.model_validate_json(metadata["align"]) if "align" in metadata else None,
+                feature_names=tuple(json.loads(metadata.get("feature_names", "[]"))),
             )
         except WireError as error:
             raise ModelError(str(error)) from error

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from fedgraft.data.image_files import stacked
 from fedgraft.data.images import SUFFIXES, decode
 from fedgraft.errors import DataError, ModelError, nearest
+from fedgraft.feature_rows import ROW_SUFFIXES, read_rows
 from fedgraft.kinds import Kind
 from fedgraft.models.catalogue import kind_of
 from fedgraft.progress import report
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from fedgraft.runs import Run
     from fedgraft.trained import TrainedModel
 
-ARRAY_SUFFIXES = frozenset({".npy", ".npz"})
 ROWS_A_BATCH = 4096
 SHOWN = 10
 """Files left out that are named; the others are counted."""
@@ -35,11 +35,11 @@ Outputs = NDArray[np.float32]
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """What the model says of one picture, or of one row of an array file.
+    """What the model says of one picture, or of one row of a table or array file.
 
     Attributes:
-        file: the picture, or the array file.
-        row_number: row of the array file, from 0; None for a picture.
+        file: the picture, or the table or array file.
+        row_number: row of the table or array file, from 0; None for a picture.
         task: what the model was trained for; decides which of the values below there are.
         label_names: names of the outputs.
         outputs: `(num_outputs,)` probabilities, or real numbers.
@@ -127,9 +127,10 @@ class _Faults:
 def predict_files(run: Run, files: Sequence[str | Path]) -> list[Prediction]:
     """Return what a run's model says of files, in their order; a folder stands for all files in it, sorted.
 
-    Pictures of any size and kind are read and prepared as those that the run was trained on. Runs with the
-    backbone `identity` take `.npy` files, or `.npz` files with an array `features`, of `(N, feature_dim)` or of
-    one row. A file that can't be read is told of as a `note` event, and the others are predicted all the same.
+    Pictures of any size and kind are read and prepared as those that the run was trained on. Runs with the backbone
+    `identity` take `.csv` and `.parquet` tables with the columns that they were trained on, `.npy` files, or `.npz`
+    files with an array `features`, of `(N, feature_dim)` or of one row. A file that can't be read is told of as a
+    `note` event, and the others are predicted all the same.
 
     Raises:
         DataError: not one file can be predicted.
@@ -204,13 +205,13 @@ def _of_images(model: TrainedModel, files: Sequence[Path], batch_size: int, faul
 
 
 def _of_rows(model: TrainedModel, files: Sequence[Path], batch_size: int, faults: _Faults) -> list[Prediction]:
-    """Predict the rows of array files."""
+    """Predict the rows of tables and array files."""
     import torch
 
     predictions: list[Prediction] = []
     for path in files:
         try:
-            rows = _rows(path, model.card.info.feature_dim)
+            rows = read_rows(path, model.card.info.feature_dim, model.card.feature_names)
         except DataError as error:
             faults.reasons[path] = str(error)
             continue
@@ -234,46 +235,12 @@ def _predictions(card: Card, places: Sequence[tuple[Path, int | None]], outputs:
     ]
 
 
-def _rows(path: Path, feature_dim: int) -> NDArray[np.float32]:
-    """Return the features of an array file, `(N, feature_dim)`.
-
-    Raises:
-        DataError: it holds something else.
-    """
-    if path.suffix.lower() not in ARRAY_SUFFIXES:
-        raise DataError(
-            "this run was trained on ready features (backbone identity); give .npy files, or .npz files with an "
-            f"array 'features', of (N, {feature_dim})"
-        )
-    try:
-        with path.open("rb") as file:
-            stored = np.load(file, allow_pickle=False)
-            if path.suffix.lower() == ".npz" and "features" not in stored.files:
-                raise DataError(f"it has no array 'features', but {', '.join(stored.files) or 'nothing'}")
-            values = np.asarray(stored["features"] if path.suffix.lower() == ".npz" else stored)
-    except DataError:
-        raise
-    except Exception as error:  # what a damaged file raises differs by damage
-        raise DataError(f"no file of plain arrays ({_first_line(error)}); write it with numpy.save") from error
-    values = values[None] if values.ndim == 1 else values
-    if values.ndim != 2 or values.shape[1] != feature_dim or values.dtype.kind not in "fiu":
-        raise DataError(f"it holds {values.dtype} of shape {values.shape}, expected numbers of (N, {feature_dim})")
-    with np.errstate(over="ignore"):
-        values = values.astype(np.float32)
-    bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
-    if len(bad):
-        raise DataError(f"{len(bad)} of {len(values)} rows have NaN, infinite or too large values, first row {bad[0]}")
-    if len(values) == 0:
-        raise DataError("it holds no rows")
-    return values
-
-
 Predict = Callable[["TrainedModel", Sequence[Path], int, _Faults], list[Prediction]]
 """Predicts files in their order, inputs of a batch at once; tells of those that it can't read."""
 
 _KINDS: dict[Kind, tuple[frozenset[str], Predict]] = {
     "images": (SUFFIXES, _of_images),
-    "features": (ARRAY_SUFFIXES, _of_rows),
+    "features": (ROW_SUFFIXES, _of_rows),
 }
 """Of each kind of inputs: the suffixes of the files that a folder stands for, and what predicts them."""
 
@@ -282,8 +249,8 @@ def _reason(path: Path, error: Exception) -> str:
     """Say why a picture can't be read."""
     from PIL import UnidentifiedImageError
 
-    if path.suffix.lower() in ARRAY_SUFFIXES:
-        return "this run takes pictures, not arrays"
+    if path.suffix.lower() in ROW_SUFFIXES:
+        return "this run takes pictures, not rows of numbers"
     if isinstance(error, UnidentifiedImageError):
         return "not an image, or damaged"
     return (error.strerror if isinstance(error, OSError) else None) or _first_line(error)

@@ -187,6 +187,7 @@ def trained_model(run: Run) -> TrainedModel:
         info=replace(backbone.info, feature_dim=feature_dim),
         adapters=adapters,
         align=scenario.align if isinstance(scenario.align, Coral) else None,
+        feature_names=tuple(summary.get("feature_names", ())),
     )
     if card.align is not None:
         onto = "all clients" if card.align.reference is None else listed(card.align.reference)

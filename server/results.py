@@ -88,6 +88,7 @@ def summary_of(course: Course) -> dict[str, Any]:
         "num_clients": len(course.roster.names),
         "num_train": int(course.roster.num_train.sum()),
         "label_names": list(course.roster.label_names),
+        **({"feature_names": list(course.roster.feature_names)} if course.roster.feature_names else {}),
         **_attack(course),
         **({} if course.part.align is None else {"align": course.part.align.model_dump(mode="json")}),
         **tuned(course, course.number_of_head),

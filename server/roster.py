@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from fedgraft import __version__
 from fedgraft.attack_settings import AttackSettings
 from fedgraft.attackers import attackers
+from fedgraft.data.labels import names_differ
 from fedgraft.errors import WireError, listed
 from fedgraft.models.losses import Task
 from fedgraft.progress import report
@@ -86,6 +87,11 @@ class Roster:
     def label_names(self) -> tuple[str, ...]:
         """Names of the outputs."""
         return next(iter(self.descriptions.values())).label_names
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """Names of the columns of ready features; nothing where they have none."""
+        return next(iter(self.descriptions.values())).feature_names
 
     def attackers(self, settings: AttackSettings, seed: int) -> tuple[str, ...]:
         """Return the names of the clients that lie, sorted."""
@@ -267,11 +273,25 @@ def _check_agreement(descriptions: dict[int, Description], sites: Sites | None =
             raise WireError(f"the sites disagree about {what.replace('_', ' ')}: {said}")
         if len(values) > 1:
             raise WireError(f"hosts disagree about {what}: {listed(str(value) for value in sorted(values))}")
+    _check_feature_names(descriptions, sites)
     if len({description.host_costs for description in descriptions.values()}) > 1:
         raise WireError(
             "hosts disagree about which host speaks for which clients: they divide other data, or know the backbone "
             "differently; let all of them see the same files"
         )
+
+
+def _check_feature_names(descriptions: dict[int, Description], sites: Sites | None) -> None:
+    """Refuse hosts whose columns have other names or stand in another order: their numbers would be mixed up."""
+    (first, ours), *others = sorted(descriptions.items())
+    for node, theirs in others:
+        if theirs.feature_names != ours.feature_names:
+            one, other = [f"host {n}" if sites is None else sites.named([n]) for n in (first, node)]
+            difference = names_differ(one, ours.feature_names, other, theirs.feature_names)
+            raise WireError(
+                f"all must have the same features in the same order: {difference}; name the columns in "
+                "feature_columns at each"
+            )
 
 
 def _assemble(descriptions: dict[int, Description], tables: dict[int, Table], num_shards: int) -> Roster:

@@ -14,10 +14,16 @@ from fedgraft.commands.terminal import JsonOption, RunArgument, cell, err, escap
 
 def predict(
     run_directory: RunArgument,
-    files: Annotated[list[Path], typer.Argument(help="Images, or folders of images.", metavar="FILES...")],
+    files: Annotated[
+        list[Path],
+        typer.Argument(
+            help="What the run was trained on: images, or rows (.csv, .parquet, .npz, .npy); or folders of them.",
+            metavar="FILES...",
+        ),
+    ],
     as_json: JsonOption = False,
 ) -> None:
-    """Say which class a trained model sees in your own files, and how sure it is.
+    """Say what a trained model makes of your own files: which class or labels, and how sure it is, or which numbers.
 
     Example: [bold]fedgraft predict runs/quickstart-20260101-120000-ab12 photo.png[/]
     """
@@ -33,10 +39,12 @@ def predict(
         print(json.dumps([prediction.as_json() for prediction in predictions]))
         return
     table = Table(box=None, pad_edge=False)
-    for column in ("file", "prediction", "probability"):
+    rows = [prediction.row() for prediction in predictions]
+    columns = ("file", "prediction", "probability")[: 3 if any(row[2] is not None for row in rows) else 2]
+    for column in columns:
         table.add_column(column, overflow="fold", no_wrap=column != "file")
-    for prediction in predictions:
-        table.add_row(*(cell(value) for value in prediction.row()))
+    for row in rows:
+        table.add_row(*(cell(value) for value in row[: len(columns)]))
     out.print(table)
 
 

@@ -42,3 +42,11 @@ def classes(labels: Sequence[str], names: Sequence[str]) -> NDArray[np.int64]:
     """Return the number of each label among the names, `(num_samples,)`."""
     numbers = {name: number for number, name in enumerate(names)}
     return np.array([numbers[label] for label in labels], dtype=np.int64)
+
+
+def names_differ(one: str, ours: Sequence[str], other: str, theirs: Sequence[str]) -> str:
+    """Say how the features of two owners differ: how many each has, and which only one of them has."""
+    lacks, besides = [name for name in ours if name not in theirs], [name for name in theirs if name not in ours]
+    said = [f"lacks {listed(map(repr, lacks), 5)}"] if lacks else []
+    said += [f"has {listed(map(repr, besides), 5)} besides"] if besides else []
+    return f"{one} has {len(ours)}, {other} has {len(theirs)} and {' and '.join(said) or 'them in another order'}"

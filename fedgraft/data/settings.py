@@ -176,11 +176,8 @@ class FeaturesSettings(Settings):
     labels: tuple[str, ...] | None = None
     """Classes in the order of the head's outputs; by default the sorted names that are found."""
 
-    @property
-    def other_columns(self) -> tuple[str, ...]:
-        """Columns with a use of their own, which are no features by default."""
-        named = (self.client_column, self.group_column, self.id_column, self.split_column)
-        return (*self.label_columns, *(name for name in named if name is not None))
+    def __hash__(self) -> int:
+        return hash(self.model_dump_json())  # workspaces are kept by their settings, and a mapping has no hash
 
     @model_validator(mode="after")
     def _columns_of_one_use(self) -> FeaturesSettings:

@@ -48,6 +48,8 @@ class Description(Settings):
     num_hosts: PositiveInt
     feature_dim: NonNegativeInt
     backbone_digests: tuple[str, ...]
+    feature_names: tuple[str, ...] = ()
+    """Names of the columns of ready features, where the source knows them; hosts must agree on them and their order."""
     host_costs: tuple[NonNegativeFloat, ...] = ()
     """Predicted nanoseconds a round of each host of the simulation; hosts must agree, or clients were lost."""
     notes: tuple[str, ...] = ()

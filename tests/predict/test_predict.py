@@ -127,7 +127,7 @@ def test_unreadable_files_are_named_and_the_others_predicted(
     assert "no such file; did you mean '01.png'?" in notes[0]
     assert "the folder holds no files of .bmp" in notes[1]
     assert "not an image, or damaged" in notes[3]
-    assert "this run takes pictures, not arrays" in notes[4]
+    assert "this run takes pictures, not rows of numbers" in notes[4]
 
 
 def test_only_unreadable_files_are_an_error(picture_run: Run, tmp_path: Path) -> None:

@@ -48,6 +48,14 @@ def test_hosts_without_clients_are_no_fault() -> None:
         ([(["a"], {}), (["b"], {"label_names": ("dog", "cat")})], "hosts disagree about label_names: .*'cat', 'dog'"),
         ([(["a"], {}), (["b"], {"task": "real"})], "hosts disagree about task: classes, real"),
         ([(["a"], {}), (["b"], {"feature_dim": 4})], "hosts disagree about feature_dim: 3, 4"),
+        (
+            [(["a"], {"feature_names": ("age", "bmi")}), (["b"], {"feature_names": ("bmi", "age")})],
+            "the same order: host 2 has 2, host 3 has 2 and them in another order; name the columns",
+        ),
+        (
+            [(["a"], {"feature_names": ("age", "bmi")}), (["b"], {"feature_names": ("age", "BMI")})],
+            "host 2 has 2, host 3 has 2 and lacks 'bmi' and has 'BMI' besides",
+        ),
         ([([], {})], "no host speaks for any client"),
         ([(["a"], {"clients": {"num_train": np.array([1, 2])}})], r"num_train has shape \(2,\), expected \(1,\)"),
         ([(["a"], {"clients": {"num_train": np.array([-1])}})], "num_train must be whole numbers from 0"),

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from fedgraft.data.labels import ordered
+from fedgraft.data.labels import names_differ, ordered
 from fedgraft.data.samples import Samples
 from fedgraft.data.sources.ready import ReadyFeatures
-from fedgraft.errors import DataError, listed
+from fedgraft.errors import DataError
 
 
 def together(path: Path, parts: Mapping[str, Samples], labels: Sequence[str] | None) -> Samples:
@@ -60,11 +60,3 @@ def together(path: Path, parts: Mapping[str, Samples], labels: Sequence[str] | N
         notes=tuple(dict.fromkeys(note for part in parts.values() for note in part.notes)),
         feature_names=first.feature_names,
     )
-
-
-def names_differ(one: str, ours: Sequence[str], other: str, theirs: Sequence[str]) -> str:
-    """Say how the features of two owners differ: how many each has, and which only one of them has."""
-    lacks, besides = [name for name in ours if name not in theirs], [name for name in theirs if name not in ours]
-    said = [f"lacks {listed(map(repr, lacks), 5)}"] if lacks else []
-    said += [f"has {listed(map(repr, besides), 5)} besides"] if besides else []
-    return f"{one} has {len(ours)}, {other} has {len(theirs)} and {' and '.join(said) or 'them in another order'}"
