@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedgraft.alignment.moments import chunks
+from fedgraft.data.samples import NO_LABEL
 from fedgraft.errors import WireError
 from fedgraft.randomness import key, orders
 from fedgraft.wire.clusters import clusters_shapes, described_shapes
+
+if TYPE_CHECKING:
+    from fedgraft.data.federation import Federation
 
 Array = NDArray[np.float64]
 Rows = NDArray[np.int64]
@@ -105,7 +109,7 @@ def described(
         nearest: with one start.
         train: each client's training rows.
         validation: all clients' validation rows.
-        classes: of all samples; None: they have none.
+        classes: of all samples, `NO_LABEL` of those without a label; None: the samples are of no classes.
         num_classes: 0 without classes.
         keys: the clients' keys.
         seed: the scenario's; it draws which samples of a class are the few labelled ones.
@@ -121,12 +125,21 @@ def described(
         labels = nearest.labels(rows)
         found["client_count"][place] = np.bincount(labels, minlength=clusters)
         if classes is not None:
-            np.add.at(found["contingency"], (classes[rows], labels), 1)
-            few = _few(classes[rows], keys[place : place + 1], seed, labelled)
-            np.add.at(found["votes"], (classes[rows][few], labels[few]), 1)
+            known = classes[rows] != NO_LABEL
+            own, labels = classes[rows][known], labels[known]
+            np.add.at(found["contingency"], (own, labels), 1)
+            few = _few(own, keys[place : place + 1], seed, labelled)
+            np.add.at(found["votes"], (own[few], labels[few]), 1)
     if classes is not None:
         np.add.at(found["validation"], (classes[validation], nearest.labels(validation)), 1)
     return found
+
+
+def known_classes(federation: Federation) -> Rows:
+    """Return the classes of all samples, `NO_LABEL` of training samples whose label is not there or not to be used."""
+    classes = federation.samples.targets.astype(np.int64)
+    classes[federation.unlabelled.indices] = NO_LABEL
+    return classes
 
 
 def _silhouettes(rows: Array, centres: Array) -> float:

@@ -84,7 +84,7 @@ class Host:
         members = self.members
         members.take_task(0)
         federation = members.workspace.federation
-        samples = federation.samples
+        samples, unlabelled = federation.samples, federation.unlabelled.counts
         description = Description(
             code_digest=code_digest(),
             release=__version__,
@@ -101,6 +101,7 @@ class Host:
             "num_train": federation.train.counts[members.clients],
             "num_validation": federation.validation.counts[members.clients],
             **members.task_counts(),
+            **({"num_unlabelled": unlabelled[members.clients]} if unlabelled.any() else {}),
         }
         return description, {"clients": clients}
 

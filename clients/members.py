@@ -42,6 +42,8 @@ from fedgraft.workspace import open_workspace
 if TYPE_CHECKING:
     import torch
 
+    from fedgraft.data.federation import Federation
+
 Groups = dict[str, dict[str, NDArray[Any]]]
 """The arrays of a request or a reply, by group and name."""
 
@@ -101,7 +103,7 @@ class Members:
         self._tasks = resolve_tasks(part.data, federation.samples.task, federation.samples.label_names)
         num_outputs = self.workspace.num_outputs
         self.placement = place(
-            federation.train.counts,
+            federation.all_train.counts,
             part.shards,
             num_hosts,
             feature_dim or USUAL_FEATURE_DIM,
@@ -118,7 +120,7 @@ class Members:
         loss = resolve_loss(part.loss, samples.task, samples.label_names)
         self.objective = Objective(part.head, loss, samples.task, num_outputs)
         self.attack = self._attack()
-        parts = federation.train, federation.validation
+        parts = federation.all_train, federation.validation
         self._alignment = None if part.align is None else ClientAlignment(part.align, self.clients, *parts)
         self._weights_digest: str | None = None
         self._engine_kept: tuple[NDArray[Any], NDArray[Any], Engine] | None = None
@@ -131,6 +133,14 @@ class Members:
         other.part = part
         if part.train != self.part.train:  # else what the engine keeps, such as Gram matrices, serves on
             other._engine_kept = None
+        return other
+
+    def with_training(self, federation: Federation) -> Members:
+        """Return the same clients with other training samples, or other targets of these."""
+        other = copy.copy(self)
+        other.workspace = self.workspace.with_federation(federation)
+        other._engine_kept = None
+        other.__dict__.pop("_wrong_targets", None)
         return other
 
     @functools.cached_property

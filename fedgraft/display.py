@@ -101,9 +101,10 @@ class RunDisplay:
         if self._details:
             self._console.print(partition_table(federation))
             return
-        samples = federation.samples
+        samples, unlabelled = federation.samples, len(federation.unlabelled.indices)
+        without = f" (and {unlabelled:,} without labels)" if unlabelled else ""
         self._console.print(
-            f"{federation.num_clients:,} clients, {int(federation.train.counts.sum()):,} training and "
+            f"{federation.num_clients:,} clients, {int(federation.train.counts.sum()):,} training{without} and "
             f"{int(federation.validation.counts.sum()):,} validation samples, {len(federation.test):,} in the "
             f"central test part, {_counted(samples.num_classes, OUTPUTS[samples.task])}",
             highlight=False,
@@ -187,6 +188,11 @@ def result_table(run: Run) -> Table:
         table.add_row(f"stage {escape(stage['name'])}: {stage['strategy']}", f"{value}{rounds}")
     table.add_row("rounds", f"{summary['rounds']}")
     table.add_row("clients", f"{summary['num_clients']:,}")
+    pseudo = summary.get("pseudo_labels")
+    if pseudo is not None:
+        right = f", {100 * pseudo['accuracy']:.1f} % rightly" if "accuracy" in pseudo else ""
+        text = f"{pseudo['labelled']:,} of {pseudo['unlabelled']:,}{right}"
+        table.add_row(f"pseudo-labelled, round {pseudo['round']}", text)
     table.add_row("bytes from the server", _size(summary["bytes_down"]))
     table.add_row("bytes to the server", _size(summary["bytes_up"]))
     if "tuned" in summary:

@@ -23,6 +23,7 @@ from fedgraft.models.head_settings import HeadSettings, LinearHead
 from fedgraft.models.loss_settings import AutoLoss, LossSettings
 from fedgraft.models.settings import BackboneSettings
 from fedgraft.models.unfreeze_settings import UnfreezeSettings
+from fedgraft.pseudo_label_settings import PseudoLabelSettings
 from fedgraft.settings import LaidOver, Settings, named, setting_fault
 from fedgraft.simulation.settings import InlineRuntime, RuntimeSettings
 from fedgraft.stages import last_rounds, stage_of
@@ -74,6 +75,9 @@ class Scenario(Settings):
     """How a client trains its head in a round."""
     unfreeze: UnfreezeSettings | None = None
     """Blocks of the backbone that are trained together with the head; null: it stays frozen, which is fastest."""
+    pseudo_labels: PseudoLabelSettings | None = None
+    """How clients label their training samples without labels, by the head that a round begins with, and train on
+    these too; null: such samples are left out."""
     align: AlignSettings | None = None
     """How features of unlike domains are brought onto common ground before any head sees them; null: not at all."""
     strategy: StrategySettings = FedAvg()
@@ -250,6 +254,31 @@ class Scenario(Settings):
         for key, (value, why) in clashes.items():
             if value is not None:
                 raise setting_fault(key, f"came with data.tasks, but {why}")
+        return self
+
+    @model_validator(mode="after")
+    def _labels_that_can_be_given(self) -> Scenario:
+        if self.pseudo_labels is None:
+            return self
+        if self.strategy.most_rounds == 0:
+            raise setting_fault("pseudo_labels", f"came with strategy {self.strategy.title}, which learns nothing")
+        if self.strategy.keeps_state or _has_own_heads(self.strategy):
+            text = f"came {self.strategy.title}, whose clients keep what belongs to their samples, and pseudo_labels"
+            raise setting_fault("strategy", f"{text} change these; take fedavg or another one that keeps nothing there")
+        clashes = {
+            "data.tasks": (self.data.tasks, "clients are given their tasks by labels"),
+            "evaluation.contribution": (
+                self.evaluation.contribution or None,
+                "labels come from a head that holds every client, so no head would be without one",
+            ),
+            "unfreeze.batch_norm": (
+                (self.unfreeze is not None and self.unfreeze.local_norm) or None,
+                "clients keep what belongs to their samples then",
+            ),
+        }
+        for key, (value, why) in clashes.items():
+            if value is not None:
+                raise setting_fault("pseudo_labels", f"came with {key}, but {why}; set one of the two to null")
         return self
 
     @model_validator(mode="after")

@@ -14,6 +14,7 @@ from pydantic import Field
 from clients.settings import TrainSettings
 from fedgraft.errors import Fault, listed
 from fedgraft.models.unfreeze_settings import UnfreezeSettings
+from fedgraft.pseudo_label_settings import PseudoLabelSettings
 from fedgraft.settings import Settings
 from fedgraft.settings_files.forms import complete
 from fedgraft.settings_files.load import settled
@@ -41,6 +42,8 @@ class Stage(Settings):
     """How a client trains its head in a round; schedules count the rounds of the stage."""
     unfreeze: UnfreezeSettings | None = None
     """Blocks of the backbone that are trained together with the head; rounds count from the stage's first."""
+    pseudo_labels: PseudoLabelSettings | None = None
+    """How clients label their training samples without labels, and train on these too; null: they are left out."""
     strategy: StrategySettings = FedAvg()
     """How the clients' updates combine."""
     server: ServerSettings = ServerSettings()
@@ -48,7 +51,7 @@ class Stage(Settings):
 
     def within_rounds(self) -> Stage:
         """Return this stage with no more rounds than its strategy can use."""
-        most = self.strategy.most_rounds
+        most = self.strategy.rounds_with(self.pseudo_labels is not None)
         if most is None or most >= self.server.rounds:
             return self
         return self.model_copy(update={"server": self.server.model_copy(update={"rounds": most})})

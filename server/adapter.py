@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from fedgraft.closed_form import regression_moments
 from fedgraft.errors import TrainingError, WireError, listed
 from fedgraft.evaluation import Objective
-from fedgraft.metrics import summarise
-from fedgraft.wire.records import Arrays, array_record
+from fedgraft.metrics import Sums, summarise
+from fedgraft.pseudo_label_settings import PseudoLabelSettings
+from fedgraft.wire.records import Arrays, array_record, group_of
 from fedgraft.wire.requests import EvaluateReply, StateSettings, TrainReply
 from server.attendance import Attendance, Present
 from server.combining import Asked, combine_updates, stack_updates
@@ -30,7 +31,8 @@ from server.exchange import StateLostError
 from server.head_messages import HeadMessages
 from server.lifelong import Curriculum
 from server.past_tasks import past_of, with_past
-from server.replies import unpacked_replies
+from server.pseudo_labels import PSEUDO_LABELS, check_counts, sums_of, with_labelled
+from server.replies import in_order, unpacked_replies
 from server.roster import Call, Roster
 from server.round_record import RoundRecord, recorded
 from server.settings import EvaluationSettings, ServerPart, ServerSettings
@@ -117,6 +119,10 @@ class PackedStrategy(FlwrStrategy):
         """Whether the run ends before its last round."""
         self.curriculum: Curriculum | None = None
         """The tasks that arrive one after another; None: all classes are there from the start."""
+        self.pseudo_labels: PseudoLabelSettings | None = None
+        """How clients label their own samples without labels; None: such samples are left out."""
+        self.begins_trained = False
+        """Whether the head of the first round can label: a closed form made it."""
         self.task_number = 0
         """The task that the round in progress belongs to, from 1; 0: there are none."""
         self.past: Arrays = {}
@@ -137,6 +143,7 @@ class PackedStrategy(FlwrStrategy):
         other._plan, other._calls, other._gathered = (), [], []
         other.past = {}
         other.versions = np.zeros_like(self.versions)
+        other.pseudo_labels = None
         return other
 
     def take_task(self, number: int, roster: Roster) -> None:
@@ -155,6 +162,7 @@ class PackedStrategy(FlwrStrategy):
         other = self.beside(strategy)
         other.server, other.evaluation, other.rounds_before = part.server, self.evaluation, part.rounds_before
         other.local_norm = part.unfreeze is not None and part.unfreeze.local_norm
+        other.pseudo_labels = part.pseudo_labels
         other.stopped = False
         return other
 
@@ -194,7 +202,7 @@ class PackedStrategy(FlwrStrategy):
             if isinstance(request, Request):
                 self._combine(round_number, request, [reply])
             elif request is not None:
-                self._combine_sums(request, [reply])
+                self._combine_sums(round_number, request, [reply])
             else:
                 unpacked_replies(self._calls, round_number, [reply], EvaluateReply)
         except StateLostError:
@@ -252,15 +260,18 @@ class PackedStrategy(FlwrStrategy):
             self._gathered = []
         request = self._plan[len(self._gathered)]
         self._calls = self.roster.calls(self.cohort(server_round), to_all=self._keeps_now(server_round))
+        questions = self._questions
+        if self._labels_in(server_round):
+            questions = replace(questions, pseudo_labels=self.pseudo_labels, labeller=array_record(self.head))
         if isinstance(request, Statistics):
-            return self._questions.statistics(self._calls, request.second_moment)
+            return questions.statistics(self._calls, request.second_moment)
         if isinstance(request, ClassSums):
-            return self._questions.class_sums(self._calls)
+            return questions.class_sums(self._calls)
         if isinstance(request, Mixtures):
-            return self._questions.mixtures(self._calls, request.components, request.covariance)
+            return questions.mixtures(self._calls, request.components, request.covariance)
         if isinstance(request, CrossValidate):
             moments, lambdas = self._penalties(request)
-            return self._questions.cross_validate(self._calls, moments, lambdas, bias="bias" in self.head)
+            return questions.cross_validate(self._calls, moments, lambdas, bias="bias" in self.head)
         if isinstance(request, LeaveOut):
             recipe = self.strategy.recipe(self.head, tuple(self._gathered))
             return self._questions.leave_out(self._calls, self._gathered[0].statistics, recipe, self.head)
@@ -279,7 +290,25 @@ class PackedStrategy(FlwrStrategy):
             self._asks_per_client,
             self._alignment,
             self.task_number,
+            self.pseudo_labels if self._labels_in(round_number) else None,
         )
+
+    def _labels_in(self, round_number: int) -> bool:
+        """Whether clients label samples in a round: by the head that it begins with, which must have been trained."""
+        return self.pseudo_labels is not None and (round_number > 1 or self.begins_trained)
+
+    def _told(self, round_number: int, found: Sequence[Arrays | None]) -> tuple[Roster, Sums]:
+        """Return the roster that replies speak of, and what they say of samples that clients labelled themselves.
+
+        Args:
+            round_number: the round.
+            found: what the replies say of these, in the order of the calls.
+        """
+        if not self._labels_in(round_number):
+            return self.roster, {}
+        check_counts(self._calls, found, self.roster)
+        counts = [told or {} for told in found]
+        return with_labelled(self.roster, self._calls, counts), sums_of(self.roster, self._calls, counts)
 
     def _keeps_now(self, round_number: int) -> bool:
         """Whether the exchange in progress is the round's last that changes client state, before a checkpoint.
@@ -366,7 +395,8 @@ class PackedStrategy(FlwrStrategy):
             gathered, record = self._combine(server_round, request, list(replies))
             self._note_versions(request)
         else:
-            gathered, record = self._combine_sums(request, list(replies)), RoundRecord(self.cohort(server_round))
+            gathered, pseudo = self._combine_sums(server_round, request, list(replies))
+            record = RoundRecord(self.cohort(server_round), pseudo_labels=pseudo)
         if not (isinstance(request, Request) and request.again):  # it says nothing that the exchange before did not
             self.record = record
         self._gathered.append(gathered)
@@ -404,21 +434,27 @@ class PackedStrategy(FlwrStrategy):
         if lacking:
             raise self._state_lost(round_number, lacking)
         self._note_busy([body.seconds for body, _ in unpacked])
+        roster, pseudo = self._told(round_number, [groups.get(PSEUDO_LABELS) for _, groups in unpacked])
         if self.strategy.reply == "stack":
-            gathered = stack_updates(self._calls, unpacked, self.head, self.roster)
+            gathered = stack_updates(self._calls, unpacked, self.head, roster)
         else:
-            gathered = combine_updates(request, self._calls, unpacked, self.head, self.roster)
-        return gathered, recorded(self._calls, [groups for _, groups in unpacked], self.objective)
+            gathered = combine_updates(request, self._calls, unpacked, self.head, roster)
+        record = recorded(self._calls, [groups for _, groups in unpacked], self.objective)
+        record.pseudo_labels = pseudo
+        return gathered, record
 
     def _state_lost(self, round_number: int, lacking: Sequence[Call]) -> StateLostError:
         shards = listed(str(call.shard) for call in lacking)
         return StateLostError(f"round {round_number}: the hosts of shards {shards} lack their clients' state")
 
-    def _combine_sums(self, request: Exchange, replies: Sequence[Message]) -> Replies:
-        """Check the replies to a question about sums and add them."""
-        asked = Asked(self._calls, self.roster, self._questions.feature_dim, self.objective.task, self.head)
+    def _combine_sums(self, round_number: int, request: Exchange, replies: Sequence[Message]) -> tuple[Replies, Sums]:
+        """Check the replies to a question about sums and add them; return also what they say of pseudo-labels."""
+        found = [group_of(reply.content, PSEUDO_LABELS) for reply in in_order(self._calls, replies)]
+        roster, pseudo = self._told(round_number, found)
+        asked = Asked(self._calls, roster, self._questions.feature_dim, self.objective.task, self.head)
         lambdas = self._penalties(request)[1] if isinstance(request, CrossValidate) else ()
-        return with_past(self.past, len(self._gathered), request, asked.combined(request, replies, lambdas))
+        combined = asked.combined(request, replies, lambdas)
+        return with_past(self.past, len(self._gathered), request, combined), pseudo
 
     def _note_busy(self, seconds: Sequence[float]) -> None:
         for call, spent in zip(self._calls, seconds, strict=True):

@@ -87,7 +87,7 @@ class Ground:
             some = listed(roster.names, 10)
             raise ScenarioError(self.scenario, [Fault("align.reference", f"{text}; the clients are {some}")])
         positions = np.array(sorted({roster.names.index(name) for name in names}), dtype=np.int64)
-        if not roster.num_train[positions].sum():
+        if not roster.with_unlabelled().num_train[positions].sum():
             text = f"{listed(names)} have no training samples; name clients that have some"
             raise ScenarioError(self.scenario, [Fault("align.reference", text)])
         return positions

@@ -28,6 +28,7 @@ from server.evaluation import CentralAlignment, CentralTest
 from server.exchange import HostError
 from server.flower_strategy import runnable
 from server.label_shift import check_label_shift
+from server.pseudo_labels import check_pseudo_labels
 from server.roster import Roster, call_the_roll, call_the_sites
 from server.run_directory import RunDirectory, new_directory
 from server.settings import ServerPart
@@ -105,6 +106,9 @@ def begin(
         resident=submission.run.resident,
         alignment=alignment,
     )
+    for stage in parts:
+        check_pseudo_labels(stage, objective, roster)
+    adapter.pseudo_labels, adapter.begins_trained = part.pseudo_labels, part.init is not None
     adapter.local_norm = part.unfreeze is not None and part.unfreeze.local_norm
     threads = submission.run.threads
     central = _central(part, objective, counters, threads, alignment)

@@ -130,10 +130,11 @@ def combine_clusters(
     starts, clusters, dim = shape
     num_classes = len(roster.label_names) if roster.task == "classes" else 0
     total: dict[str, NDArray[Any]] = {}
+    everybody = roster.with_unlabelled()
     for call, reply in zip(calls, replies, strict=True):
         what = f"reply to query.clusters, shard {call.shard}, host {call.node}"
         body, groups = unpack(reply.content, ClustersReply, what)
-        num_samples = check_body(body, call, roster, what)
+        num_samples = check_body(body, call, everybody, what)
         shapes = clusters_shapes(starts, clusters, dim)
         shapes |= described_shapes(len(call.clients), clusters, num_classes) if describe else {}
         expect(groups.get("sums"), shapes, what)
@@ -157,10 +158,11 @@ def _check_counts(sums: Arrays, roster: Roster, call: Call, num_samples: int, wh
     if (sums["count"].sum(axis=1) != num_samples).any():
         raise WireError(f"{what}: its counts add up to {sums['count'].sum(axis=1)}, expected {num_samples:,}")
     own = sums.get("client_count")
-    if own is not None and (own.sum(axis=1) != roster.num_train[call.clients]).any():
+    if own is not None and (own.sum(axis=1) != roster.with_unlabelled().num_train[call.clients]).any():
         raise WireError(f"{what}: counts by client don't add up to the clients' training samples")
-    if "contingency" in sums and sums["contingency"].sum() != num_samples:
-        raise WireError(f"{what}: counts by class add up to {sums['contingency'].sum():,}, expected {num_samples:,}")
+    labelled = int(roster.num_train[call.clients].sum())
+    if "contingency" in sums and sums["contingency"].sum() != labelled:
+        raise WireError(f"{what}: counts by class add up to {sums['contingency'].sum():,}, expected {labelled:,}")
 
 
 def principal_axes(covariance: Array) -> tuple[Array, Array]:
@@ -231,7 +233,7 @@ def find_clusters(grid: Grid, submission: Submission, wanted: Wanted) -> Found:
     """
     part, inquiry = begin_inquiry(grid, submission)
     roster = inquiry.questions.roster
-    _check_wanted(wanted, int(roster.num_train.sum()), inquiry.questions.feature_dim)
+    _check_wanted(wanted, int(roster.with_unlabelled().num_train.sum()), inquiry.questions.feature_dim)
     moments = moments_of(inquiry.moments("full"))
     variances, axes = principal_axes(moments.covariance)
     kept = axes[: wanted.components]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from flwr.app import ArrayRecord, Message
 
+from fedgraft.pseudo_label_settings import PseudoLabelSettings
 from fedgraft.wire.records import array_record, pack
 from fedgraft.wire.requests import EvaluateRequest, HalfSettings, StateSettings, TrainRequest
 from server.roster import Call
@@ -24,6 +25,7 @@ class HeadMessages:
         per_client: whether replies say what each client's scores are.
         alignment: what hosts bring features onto; None: they are left as they are.
         task_number: the task, where classes arrive task by task.
+        pseudo_labels: how clients that train label their own samples without labels; None: these are left out.
     """
 
     run_id: str
@@ -32,6 +34,7 @@ class HeadMessages:
     per_client: bool
     alignment: ArrayRecord | None = None
     task_number: int = 0
+    pseudo_labels: PseudoLabelSettings | None = None
 
     def train(
         self,
@@ -60,6 +63,7 @@ class HeadMessages:
                 round_number=self.round_number,
                 shard=call.shard,
                 task_number=self.task_number,
+                pseudo_labels=self.pseudo_labels,
                 half=_half(request),
                 state=state,
                 reply=strategy.reply,

@@ -23,6 +23,7 @@ from server.advice.checks import advice
 from server.advice.facts import facts_of
 from server.balance import balance, measured_line
 from server.lifelong import lifelong_summary, task_lines, write_tasks
+from server.pseudo_labels import pseudo_label_rows, pseudo_labels_of
 from server.round_record import RoundRecord
 from server.stages import stages_of
 from server.tracking import track
@@ -87,6 +88,8 @@ def summary_of(course: Course) -> dict[str, Any]:
         **_stages(course, central, last.summarised("validation", task)),
         "num_clients": len(course.roster.names),
         "num_train": int(course.roster.num_train.sum()),
+        **({"num_unlabelled": int(course.roster.num_unlabelled.sum())} if course.roster.num_unlabelled.any() else {}),
+        **pseudo_labels_of(course),
         "label_names": list(course.roster.label_names),
         **({"feature_names": list(course.roster.feature_names)} if course.roster.feature_names else {}),
         **_attack(course),
@@ -188,6 +191,7 @@ def summary_text(summary: dict[str, Any]) -> str:
         ("rounds", f"{summary['rounds']}{_stopped(summary)}"),
         *_stage_rows(summary),
         ("clients", f"{summary['num_clients']} ({summary['num_train']:,} training samples)"),
+        *pseudo_label_rows(summary),
         *_attack_rows(summary),
         *_align_rows(summary),
         ("bytes down / up", f"{summary['bytes_down']:,} / {summary['bytes_up']:,}"),

@@ -61,6 +61,7 @@ class Roster:
         descriptions: each host's description, by node.
         task_train: `(num_clients, num_tasks)` training samples of each task's classes, where these arrive task by task.
         task_validation: the same of validation samples.
+        num_unlabelled: `(num_clients,)` training samples without labels, which are not among `num_train`.
     """
 
     names: tuple[str, ...]
@@ -72,6 +73,11 @@ class Roster:
     descriptions: dict[int, Description]
     task_train: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 0), dtype=np.int64))
     task_validation: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 0), dtype=np.int64))
+    num_unlabelled: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+
+    def with_unlabelled(self) -> Roster:
+        """Return the roster for what needs no labels: all training samples, with labels or without."""
+        return replace(self, num_train=self.num_train + self.num_unlabelled) if len(self.num_unlabelled) else self
 
     def at_task(self, number: int) -> Roster:
         """Return the roster during a task (from 1): with training samples of its classes, validation of all so far."""
@@ -210,8 +216,9 @@ def _check_release(description: Description) -> None:
         )
 
 
-Table = tuple[list[str], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
-"""Names, training and validation samples, and the same of each task, `(num_clients, num_tasks)`."""
+Table = tuple[list[str], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
+"""Names, training and validation samples, the same of each task, `(num_clients, num_tasks)`, and samples without
+labels."""
 
 
 def _ask(
@@ -239,9 +246,10 @@ def _client_table(host: str, arrays: Any) -> Table:
     names = text.split("\n") if text else []
     num_tasks = arrays["task_train"].shape[-1] if "task_train" in arrays and arrays["task_train"].ndim else 0
     columns = {"num_train": (len(names),), "num_validation": (len(names),)}
+    more = {"num_unlabelled": (len(names),)} if "num_unlabelled" in arrays else {}
     by_task = {"task_train": (len(names), num_tasks), "task_validation": (len(names), num_tasks)} if num_tasks else {}
-    expect(arrays, {"names": arrays["names"].shape, **columns, **by_task}, what)
-    for column in (*columns, *by_task):
+    expect(arrays, {"names": arrays["names"].shape, **columns, **more, **by_task}, what)
+    for column in (*columns, *more, *by_task):
         if arrays[column].dtype.kind not in "iu" or (arrays[column] < 0).any():
             raise WireError(f"{what}: {column} must be whole numbers from 0")
     none = np.zeros((len(names), 0), dtype=np.int64)
@@ -251,7 +259,8 @@ def _client_table(host: str, arrays: Any) -> Table:
     train, validation, task_train, task_validation = (
         np.asarray(arrays.get(name, none), dtype=np.int64) for name in (*columns, "task_train", "task_validation")
     )
-    return names, train, validation, task_train, task_validation
+    unlabelled = np.asarray(arrays.get("num_unlabelled", np.zeros(len(names))), dtype=np.int64)
+    return names, train, validation, task_train, task_validation, unlabelled
 
 
 def _check_code(node: int, description: Description) -> None:
@@ -316,6 +325,7 @@ def _assemble(descriptions: dict[int, Description], tables: dict[int, Table], nu
         descriptions=descriptions,
         task_train=_by_task([table[3] for table in tables.values()])[order],
         task_validation=_by_task([table[4] for table in tables.values()])[order],
+        num_unlabelled=column(table[5] for table in tables.values()),
     )
 
 

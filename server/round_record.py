@@ -41,6 +41,7 @@ class RoundRecord:
         personal: the same of the clients' own heads, where they have some.
         train_loss: mean over the training samples of the clients' mean losses.
         per_client: `(num,)` arrays of `CLIENT_ARRAYS`, as far as they were asked for.
+        pseudo_labels: samples without labels, and how many of them got one; empty where they get none.
     """
 
     clients: NDArray[np.int64]
@@ -48,6 +49,7 @@ class RoundRecord:
     personal: Sums = field(default_factory=dict)
     train_loss: float | None = None
     per_client: dict[str, NDArray[Any]] = field(default_factory=dict)
+    pseudo_labels: Sums = field(default_factory=dict)
 
     def summarised(self, group: Literal["validation", "personal"], task: Task) -> dict[str, float]:
         """Return the metrics of the head that was sent, or of the clients' own; empty where no sample was seen.

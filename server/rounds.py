@@ -24,6 +24,7 @@ from server.course import Course, go_back, save
 from server.exchange import StateLostError
 from server.label_shift import correct
 from server.lifelong import curriculum_of, take_task, write_task_row
+from server.pseudo_labels import write_pseudo_labels
 from server.results import write_results
 from server.round_record import RoundRecord
 from server.settings import ServerPart
@@ -111,6 +112,7 @@ def _round(course: Course) -> None:
     note_validation(course, record, sent)
     if record is not None:
         _write_record(course, record, number)
+        write_pseudo_labels(course)
     _evaluate_centrally(course)
     if adapter.without:
         write_contributions(course)

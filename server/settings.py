@@ -16,6 +16,7 @@ from fedgraft.models.loss_settings import LossSettings
 from fedgraft.models.losses import Task
 from fedgraft.models.settings import BackboneSettings
 from fedgraft.models.unfreeze_settings import UnfreezeSettings
+from fedgraft.pseudo_label_settings import PseudoLabelSettings
 from fedgraft.settings import Settings, setting_fault
 from fedgraft.simulation.settings import ResolvedShards
 from fedgraft.stages import last_rounds
@@ -120,6 +121,7 @@ class StagePart(Settings):
 
     name: str
     unfreeze: UnfreezeSettings | None = None
+    pseudo_labels: PseudoLabelSettings | None = None
     strategy: StrategySettings
     server: ServerSettings
 
@@ -174,7 +176,7 @@ class ServerPart(StagePart):
 
     def within_rounds(self) -> ServerPart:
         """Return this part with no more rounds than the strategy can use, of all tasks together if there are some."""
-        rounds, most = self.server.rounds, self.strategy.most_rounds
+        rounds, most = self.server.rounds, self.strategy.rounds_with(self.pseudo_labels is not None)
         rounds = rounds if most is None else min(rounds, most)
         rounds *= max(self.data.num_tasks, 1)
         return self.model_copy(update={"server": self.server.model_copy(update={"rounds": rounds})})

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from fedgraft.alignment.moments import MomentKind, check_moments_size
 from fedgraft.closed_form import Moments, check_lambda, moment_shapes
 from fedgraft.errors import WireError
+from fedgraft.pseudo_label_settings import PseudoLabelSettings
 from fedgraft.recipes import Recipe
 from fedgraft.settings import Settings
 from fedgraft.wire.clusters import check_clusters_size
@@ -56,6 +57,8 @@ class Questions:
         feature_dim: features a sample.
         alignment: what hosts bring features onto; None: they are left as they are.
         task_number: the task, where classes arrive task by task.
+        pseudo_labels: how clients label their own samples without labels; None: such samples are left out.
+        labeller: the head by which they do.
     """
 
     roster: Roster
@@ -64,6 +67,8 @@ class Questions:
     feature_dim: int
     alignment: ArrayRecord | None = None
     task_number: int = 0
+    pseudo_labels: PseudoLabelSettings | None = None
+    labeller: ArrayRecord | None = None
 
     def moments(self, calls: Sequence[Call], moment: MomentKind) -> list[Message]:
         """Return the messages that ask for moments of the clients' training samples, without their labels.
@@ -182,6 +187,7 @@ class Questions:
                 weights_digest=self.weights_digest,
                 shard=call.shard,
                 task_number=self.task_number,
+                pseudo_labels=self.pseudo_labels,
                 **fields,
             )
             for call in calls
@@ -200,6 +206,8 @@ class Questions:
             record = pack(request, {"clients": {"index": call.index}})
             if self.alignment is not None:
                 record["alignment"] = self.alignment
+            if self.labeller is not None:
+                record["labeller"] = self.labeller
             for group, arrays in (groups or {}).items():
                 record[group] = arrays
             messages.append(Message(record, dst_node_id=call.node, message_type=f"query.{kind}"))

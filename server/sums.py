@@ -73,7 +73,7 @@ def combine_moments(
     for call, reply in zip(calls, replies, strict=True):
         what = f"reply to query.moments, shard {call.shard}, host {call.node}"
         body, groups = unpack(reply.content, MomentsReply, what)
-        num_samples = check_body(body, call, roster, what)
+        num_samples = check_body(body, call, roster.with_unlabelled(), what)
         expect(groups.get("sums"), shapes, what)
         sums = groups["sums"]
         check_type(sums, np.dtype(np.float64), what)

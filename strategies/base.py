@@ -227,6 +227,10 @@ class Strategy(Settings):
         requests = (request for request in self.plan(self.init({}), 1) if isinstance(request, Request))
         return next((request.half.name for request in requests if request.half.name != "plain"), None)
 
+    def rounds_with(self, pseudo_labels: bool) -> int | None:
+        """Return how many rounds are of use; None: any number. With pseudo-labels closed forms gain from more."""
+        return None if pseudo_labels and self.most_rounds == 1 else self.most_rounds
+
     def shortage(self, num_clients: int) -> str | None:
         """Return why a round of so many clients with training samples is too small, and what to do; None: it is not."""
         return None

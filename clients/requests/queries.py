@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
-
-from clients.clusters import Nearest, cluster_sums, described
+from clients.clusters import Nearest, cluster_sums, described, known_classes
 from clients.cross_validation import CrossValidation
 from clients.leave_out import HeadsWithout
 from clients.members import Groups, Members, joined
 from clients.mixtures import mixtures
+from clients.pseudo_labels import labelled_for_query
 from clients.statistics import class_rows, statistics_sums
 from fedgraft.alignment.moments import check_moments_size, moment_sums
 from fedgraft.errors import WireError, listed
@@ -54,7 +53,7 @@ class Queries:
         features = members.features(request.weights_digest, groups) if aligned else members.raw(request.weights_digest)
         index = members.index(groups)
         check_moments_size(features.shape[1], request.moment)
-        rows, _ = joined(members.workspace.federation.train, members.clients[index])
+        rows, _ = joined(members.workspace.federation.all_train, members.clients[index])
         with numpy_threads(members.threads):
             sums = moment_sums(features, rows, request.moment)
         body = MomentsReply(shard=request.shard, num_clients=len(index), num_samples=len(rows))
@@ -73,16 +72,16 @@ class Queries:
         if request.describe and (nearest.centres.shape[0] > 1 or nearest.centres.shape[1] < 2):
             raise WireError(f"centres of shape {nearest.centres.shape} can't be described; expected one start of two")
         federation = members.workspace.federation
-        rows, _ = joined(federation.train, members.clients[index])
+        rows, _ = joined(federation.all_train, members.clients[index])
         has_classes = members.objective.task == "classes"
         with numpy_threads(members.threads):
             sums = cluster_sums(nearest, rows)
             if request.describe:
                 sums |= described(
                     nearest,
-                    members.training_rows(index),
+                    [federation.all_train.of(int(client)) for client in members.clients[index]],
                     joined(federation.validation, members.clients[index])[0],
-                    federation.samples.targets.astype(np.int64) if has_classes else None,
+                    known_classes(federation) if has_classes else None,
                     members.objective.num_outputs if has_classes else 0,
                     members.keys[index],
                     members.part.seed,
@@ -93,7 +92,7 @@ class Queries:
 
     def statistics(self, request: StatisticsRequest, groups: Groups) -> tuple[StatisticsReply, Groups]:
         """Return sums over the training samples of the clients that the request names."""
-        members = self._members
+        members, told = labelled_for_query(self._members, request, groups)
         features, index = members.features(request.weights_digest, groups), members.index(groups)
         task, num_outputs = members.objective.task, members.objective.num_outputs
         second_moment, radial = request.second_moment, request.radial_moments
@@ -103,7 +102,7 @@ class Queries:
             targets = members.targets_of_sums
             sums = statistics_sums(features, targets, rows, task, num_outputs, second_moment, radial)
         body = StatisticsReply(shard=request.shard, num_clients=len(index), num_samples=len(rows))
-        return body, {"sums": sums}
+        return body, {"sums": sums, **told}
 
     def class_sums(self, request: ClassSumsRequest, groups: Groups) -> tuple[ClassSumsReply, Groups]:
         """Return each named client's counts and summed features by class.
@@ -111,13 +110,13 @@ class Queries:
         Raises:
             WireError: the targets are not classes, or the sums would be too large.
         """
-        members = self._members
+        members, told = labelled_for_query(self._members, request, groups)
         features, index = members.features(request.weights_digest, groups), members.index(groups)
         self._check_classes("query.class_sums")
         rows = members.training_rows(index)
         found = class_rows(features, members.targets_of_sums, rows)
         body = ClassSumsReply(shard=request.shard, num_clients=len(index), num_samples=sum(map(len, rows)))
-        return body, {"rows": found}
+        return body, {"rows": found, **told}
 
     def mixtures(self, request: MixturesRequest, groups: Groups) -> tuple[MixturesReply, Groups]:
         """Fit Gaussian mixtures to each named client's features of each class.
@@ -125,7 +124,7 @@ class Queries:
         Raises:
             WireError: the targets are not classes, or the mixtures would be too large.
         """
-        members = self._members
+        members, told = labelled_for_query(self._members, request, groups)
         features, index = members.features(request.weights_digest, groups), members.index(groups)
         self._check_classes("query.mixtures")
         rows, keys, targets = members.training_rows(index), members.keys[index], members.targets_of_sums
@@ -133,11 +132,11 @@ class Queries:
         with numpy_threads(members.threads):
             found = mixtures(features, targets, rows, keys, seed, components, covariance)
         body = MixturesReply(shard=request.shard, num_clients=len(index), num_samples=sum(map(len, rows)))
-        return body, {"rows": found}
+        return body, {"rows": found, **told}
 
     def cross_validate(self, request: CrossValidateRequest, groups: Groups) -> tuple[CrossValidateReply, Groups]:
         """Predict each named client's training samples with heads that lack that client, and count."""
-        members = self._members
+        members, told = labelled_for_query(self._members, request, groups)
         features, index = members.features(request.weights_digest, groups), members.index(groups)
         targets, rows = members.targets_of_sums, members.training_rows(index)
         task, num_outputs = members.objective.task, members.objective.num_outputs
@@ -147,7 +146,7 @@ class Queries:
             )
             counts = validation.counts(rows)
         body = CrossValidateReply(shard=request.shard, num_clients=len(index), num_samples=sum(map(len, rows)))
-        return body, {"counts": counts}
+        return body, {"counts": counts, **told}
 
     def leave_out(self, request: LeaveOutRequest, groups: Groups) -> tuple[LeaveOutReply, Groups]:
         """Make the head without each named client in turn.

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from clients.halves import HALVES, kind_of
 from clients.members import Asked, Groups, Members
+from clients.pseudo_labels import COUNTS, labelled
 from clients.replies import NEAR, StackReply, SumReply, Terms
 from clients.requests.kept_answers import Answer, KeptAnswers
 from clients.requests.kept_updates import KeptUpdates
@@ -47,6 +48,14 @@ class TrainAnswers:
         members = self._members
         asked = members.asked(request.weights_digest, groups, request.round_number)
         states, shared = self._state_of(request, asked, folder), _shared(request, groups, asked)
+        if request.pseudo_labels is not None:
+            if states is not None:
+                raise WireError(
+                    "the request asks for pseudo-labels and for state of clients, which is of their samples"
+                )
+            found = labelled(members, request.pseudo_labels, asked.head, asked.features, asked.objective, asked.index)
+            body, out = _trained(LocalRound(found.members, request, asked, None, shared, self._updates), started)
+            return body, {**out, COUNTS: found.counts}
         if states is None or request.state is None:
             return _trained(LocalRound(members, request, asked, None, shared, self._updates), started)
         again = self._kept.to(request, groups)

@@ -37,7 +37,7 @@ from fedgraft.settings import Settings
 from fedgraft.submission import Submission, read_submission
 from fedgraft.tensor_files import tensors_digest
 from fedgraft.wire.records import record_bytes
-from fedgraft.wire.requests import TrainReply, TrainRequest
+from fedgraft.wire.requests import ClientsRequest, TrainReply, TrainRequest
 
 if TYPE_CHECKING:
     from clients.host import Host
@@ -203,8 +203,8 @@ class SiteHost:
         weights_digest, alignment = str(getattr(body, "weights_digest", "")), _alignment_digest(part, groups)
         if alignment:
             self._policy.check_alignment(asked, weights_digest, alignment)
-        if asked.kind.removeprefix("query.") in OF_STATISTICS:
-            self._policy.check_cohort(asked, weights_digest, cohort_of(host.members, groups), alignment)
+        if asked.kind.removeprefix("query.") in OF_STATISTICS and isinstance(body, ClientsRequest):
+            self._policy.check_cohort(asked, weights_digest, cohort_of(host.members, body, groups), alignment)
         if isinstance(body, TrainRequest) and body.state is not None:
             # On disk after every round, not only before the server's checkpoints: a restart here loses nothing.
             body = body.model_copy(update={"state": body.state.model_copy(update={"keep": True})})

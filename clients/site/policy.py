@@ -37,12 +37,13 @@ KNOWN_KEYS = frozenset(
     "compare",
     "tracking",
     "unfreeze",
+    "pseudo_labels",
     "align",
     "stages",
 }
 """The keys of a scenario that this version knows; what asks for more asks for what it lacks."""
 
-KNOWN_KEYS_OF_A_STAGE = frozenset(("name", "train", "unfreeze", "strategy", "server"))
+KNOWN_KEYS_OF_A_STAGE = frozenset(("name", "train", "unfreeze", "pseudo_labels", "strategy", "server"))
 """The same of one of its stages."""
 
 OF_STATISTICS = ("moments", "statistics", "cross_validate", "class_sums", "mixtures", "leave_out")

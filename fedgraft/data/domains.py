@@ -40,7 +40,7 @@ def with_domains(federation: Federation, domains: tuple[DomainSettings, ...], se
         raise DataError(f"data.domains change pictures, and this source gives {gives}; leave domains out")
     of_sample = np.zeros(samples.num_samples, dtype=np.int64)
     of_client = dealt(federation.num_clients, [domain.share for domain in domains])
-    for part in (federation.train, federation.validation):
+    for part in (federation.train, federation.validation, federation.unlabelled):
         of_sample[part.indices] = of_client[part.owners]
     with np.errstate(over="ignore"):
         draws = mix(key(seed, "domains of the test part", 0, federation.test.astype(np.uint64)))

@@ -5,30 +5,30 @@ from __future__ import annotations
 import functools
 import importlib.metadata
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedgraft.data import cache
 from fedgraft.data.partitions import assign, check_owners
-from fedgraft.data.ragged import Ragged, ragged
+from fedgraft.data.ragged import Ragged, merged, ragged
 from fedgraft.data.samples import Indices, Samples
 from fedgraft.data.settings import DataSettings, NaturalSettings
 from fedgraft.data.sources import load_samples
 from fedgraft.data.tasks import resolve_tasks
-from fedgraft.errors import DataError, listed
+from fedgraft.errors import DataError, listed, nearest
 from fedgraft.randomness import GAMMA, key, mix, name_keys
 
-_VERSION = "1"  # of the split; a change of the rules below needs another
+_VERSION = "2"  # of the split; a change of the rules below needs another
 
 
 @dataclass(frozen=True, eq=False)
 class Federation:
     """Who owns which samples. Clients stand in a fixed order, and an empty client is still a client.
 
-    `train` and `validation` hold indices into `samples`, ascending within a client; `test` likewise. The three
-    never share a sample.
+    `train` and `validation` hold indices into `samples`, ascending within a client; `test` likewise. `unlabelled` are
+    training samples whose labels are not there, or must not be used. No two of them share a sample.
     """
 
     samples: Samples
@@ -37,6 +37,18 @@ class Federation:
     validation: Ragged
     test: Indices
     notes: tuple[str, ...] = ()
+    unlabelled: Ragged = field(default_factory=lambda: ragged(np.zeros(0, dtype=np.int64), []))
+
+    def __post_init__(self) -> None:
+        """Give every client an empty list of samples without labels, where none came."""
+        if len(self.unlabelled) == 0 < self.num_clients:
+            none = ragged(np.zeros(0, dtype=np.int64), np.zeros(self.num_clients, dtype=np.int64))
+            object.__setattr__(self, "unlabelled", none)
+
+    @functools.cached_property
+    def all_train(self) -> Ragged:
+        """All training samples, with labels or without, ascending within a client."""
+        return merged(self.train, self.unlabelled) if len(self.unlabelled.indices) else self.train
 
     @property
     def num_clients(self) -> int:
@@ -45,10 +57,11 @@ class Federation:
 
     def pooled(self) -> Federation:
         """Return one client, `everybody`, with the training parts of all clients, and their validation parts."""
-        train, validation = (
-            ragged(np.sort(part.indices), [len(part.indices)]) for part in (self.train, self.validation)
+        train, validation, unlabelled = (
+            ragged(np.sort(part.indices), [len(part.indices)])
+            for part in (self.train, self.validation, self.unlabelled)
         )
-        return Federation(self.samples, ("everybody",), train, validation, self.test, self.notes)
+        return Federation(self.samples, ("everybody",), train, validation, self.test, self.notes, unlabelled)
 
     def label_counts(self) -> NDArray[np.int64]:
         """Return how often each label stands at each client, train and validation, `(num_clients, num_classes)`.
@@ -83,7 +96,7 @@ class Federation:
 
     @functools.cached_property
     def _digest(self) -> str:
-        parts = (self.train, self.validation)
+        parts = (self.train, self.validation, *((self.unlabelled,) if len(self.unlabelled.indices) else ()))
         arrays = [array for part in parts for array in (part.offsets, part.indices)]
         names = "\0".join(self.client_names)
         return cache.digest_of(self.samples.digest(), names, *(a.tobytes() for a in (*arrays, self.test)))
@@ -96,12 +109,14 @@ class Federation:
 def build_federation(settings: DataSettings, seed: int) -> Federation:
     """Read the source, hold out the test part, divide the rest among clients and split each client's samples.
 
-    Domains, if there are any, come last: they change no division.
+    What `data.unlabelled` says comes after that, and domains come last: they change no division.
 
     Raises:
         DataError: the source or the partition can't be had; the text says what to change.
     """
     federation = _divided_or_kept(settings, seed)
+    if settings.unlabelled is not None:
+        federation = without_labels(federation, settings.unlabelled, seed)
     if not settings.domains:
         return federation
     from fedgraft.data.domains import with_domains
@@ -119,11 +134,14 @@ def _divided_or_kept(settings: DataSettings, seed: int) -> Federation:
     """
     samples = _with_test_owners(load_samples(settings.source, seed), settings)
     _ = resolve_tasks(settings, samples.task, samples.label_names)  # refused before anything is divided
+    if settings.tasks is not None and not samples.is_labelled.all():
+        missing = int((~samples.is_labelled).sum())
+        raise DataError(f"data.tasks needs the label of every sample, and {missing:,} have none; leave these out")
     versions = [importlib.metadata.version(name) for name in ("flwr-datasets", "numpy")]
     cache_key = cache.digest_of(
         _VERSION,
         *versions,
-        settings.model_dump_json(exclude={"source", "tasks", "domains"}),
+        settings.model_dump_json(exclude={"source", "tasks", "domains", "unlabelled"}),
         samples.digest(),
         str(seed),
     )
@@ -136,6 +154,7 @@ def _divided_or_kept(settings: DataSettings, seed: int) -> Federation:
             validation=Ragged(kept["validation_offsets"], kept["validation_indices"]),
             test=kept["test"],
             notes=tuple(json.loads(str(kept["notes"]))),
+            unlabelled=Ragged(kept["unlabelled_offsets"], kept["unlabelled_indices"]),
         )
     federation = _divided(samples, settings, seed)
     cache.write(
@@ -147,6 +166,8 @@ def _divided_or_kept(settings: DataSettings, seed: int) -> Federation:
             "train_indices": federation.train.indices,
             "validation_offsets": federation.validation.offsets,
             "validation_indices": federation.validation.indices,
+            "unlabelled_offsets": federation.unlabelled.offsets,
+            "unlabelled_indices": federation.unlabelled.indices,
             "test": federation.test,
             "notes": np.array(json.dumps(federation.notes)),
         },
@@ -156,12 +177,14 @@ def _divided_or_kept(settings: DataSettings, seed: int) -> Federation:
 
 def _divided(samples: Samples, settings: DataSettings, seed: int) -> Federation:
     test = _held_out(samples, settings.test_fraction, seed)
-    pool = np.setdiff1d(np.arange(samples.num_samples), test, assume_unique=True)
+    held = test if samples.is_test is None else np.flatnonzero(samples.is_test)
+    pool = np.setdiff1d(np.arange(samples.num_samples), held, assume_unique=True)
     if samples.is_test is not None and len(pool) == 0:
         raise DataError("every sample is in the source's official test part; none is left for the clients")
     assignment = assign(samples, pool, settings.partition, seed)
+    is_labelled = samples.is_labelled[assignment.members.indices]
     train, validation = split(
-        assignment.members,
+        assignment.members.keep(is_labelled),
         assignment.client_names,
         seed,
         validation_fraction=settings.validation_fraction,
@@ -185,8 +208,58 @@ def _divided(samples: Samples, settings: DataSettings, seed: int) -> Federation:
             f"{capped} of {len(train)} clients cut to {settings.max_samples_per_client} samples "
             f"(max_samples_per_client); {left_out:,} samples left out"
         )
-    federation = Federation(samples, assignment.client_names, train, validation, test)
-    return Federation(samples, assignment.client_names, train, validation, test, (*notes, *_client_notes(federation)))
+    unlabelled = assignment.members.keep(~is_labelled)
+    if len(unlabelled.indices):
+        notes.append(
+            f"{len(unlabelled.indices):,} samples have no label; they are training samples for what needs none, and "
+            "for pseudo_labels"
+        )
+    federation = Federation(
+        samples, assignment.client_names, train, validation, test, tuple(notes), unlabelled=unlabelled
+    )
+    return replace(federation, notes=(*notes, *_client_notes(federation)))
+
+
+def without_labels(federation: Federation, which: float | tuple[str, ...], seed: int) -> Federation:
+    """Return the federation with some training samples as samples without labels.
+
+    Args:
+        federation: as it was divided.
+        which: a fraction of each client's, `floor(fraction n + 0.5)` of n; or the names of clients, all of whose.
+        seed: the scenario's; which samples of a client it draws depends on no other client.
+
+    Raises:
+        DataError: there are no such clients, the targets are no classes, or nobody would have a label.
+    """
+    names, train = federation.client_names, federation.train
+    if federation.samples.task != "classes":
+        raise DataError(
+            f"data.unlabelled is for samples of one class each; the targets are {federation.samples.task!r}; set null"
+        )
+    if isinstance(which, tuple):
+        unknown = [name for name in which if name not in names]
+        if unknown:
+            raise DataError(
+                f"data.unlabelled: there is no client {listed(map(repr, unknown), 5)}{nearest(unknown[0], names)}; the "
+                f"clients are {listed(names, 10)}"
+            )
+        hidden = np.isin(np.array(names), np.array(which))[train.owners]
+    else:
+        ranks = _ranks(train, key(seed, "unlabelled", 0, name_keys(names)))
+        sizes = np.floor(which * train.counts + 0.5)
+        hidden = ranks < np.repeat(sizes, train.counts)
+    if hidden.all():
+        raise DataError(
+            f"data.unlabelled leaves none of the {len(hidden):,} training samples a label; leave some, or use "
+            "`fedgraft cluster`, which needs none"
+        )
+    note = f"the labels of {int(hidden.sum()):,} of {len(hidden):,} training samples are not used (data.unlabelled)"
+    return replace(
+        federation,
+        train=train.keep(~hidden),
+        unlabelled=merged(federation.unlabelled, train.keep(hidden)),
+        notes=(*federation.notes, note),
+    )
 
 
 def _with_test_owners(samples: Samples, settings: DataSettings) -> Samples:
@@ -201,14 +274,16 @@ def _with_test_owners(samples: Samples, settings: DataSettings) -> Samples:
 def _held_out(samples: Samples, fraction: float, seed: int) -> Indices:
     """Return the central test part, ascending: the official one, or a fraction of each class.
 
-    A class with one sample keeps it; several labels and real targets are drawn without regard to the target.
+    A class with one sample keeps it; several labels and real targets are drawn without regard to the target. Samples
+    without a label are never in it.
     """
     if samples.is_test is not None:
-        return np.flatnonzero(samples.is_test).astype(np.int64)
-    strata = samples.targets if samples.task == "classes" else np.zeros(samples.num_samples, dtype=np.int64)
+        return np.flatnonzero(samples.is_test & samples.is_labelled).astype(np.int64)
+    rows = np.flatnonzero(samples.is_labelled)
+    strata = samples.targets[rows] if samples.task == "classes" else np.zeros(len(rows), dtype=np.int64)
     sizes = np.bincount(strata)
     quotas = np.minimum(np.floor(fraction * sizes + 0.5), np.maximum(sizes - 1, 0)).astype(np.int64)
-    by_stratum = ragged(np.argsort(strata, kind="stable"), sizes)
+    by_stratum = ragged(rows[np.argsort(strata, kind="stable")], sizes)
     ranks = _ranks(by_stratum, key(seed, "test part", 0, np.arange(len(sizes), dtype=np.uint64)))
     return np.sort(by_stratum.indices[ranks < np.repeat(quotas, sizes)])
 
@@ -283,7 +358,7 @@ def _ranks(lists: Ragged, keys: NDArray[np.uint64]) -> NDArray[np.int64]:
 
 def _client_notes(federation: Federation) -> list[str]:
     """Return one line each about empty clients, clients of one class and label sets that differ."""
-    sizes = federation.train.counts + federation.validation.counts
+    sizes = federation.all_train.counts + federation.validation.counts
     notes = []
 
     def note(which: NDArray[np.bool_], text: str) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from fedgraft.data.samples import NO_LABEL
 from fedgraft.errors import DataError, listed, nearest
 
 
@@ -38,9 +39,17 @@ def label_names(found: Iterable[str], declared: Sequence[str] | None, source: st
     return tuple(declared)
 
 
-def classes(labels: Sequence[str], names: Sequence[str]) -> NDArray[np.int64]:
-    """Return the number of each label among the names, `(num_samples,)`."""
+def classes(labels: Sequence[str], names: Sequence[str], unlabelled: str | None = None) -> NDArray[np.int64]:
+    """Return the number of each label among the names, `(num_samples,)`.
+
+    Args:
+        labels: of the samples.
+        names: in the order of the head's outputs.
+        unlabelled: the text that stands for no label; None: there is none.
+    """
     numbers = {name: number for number, name in enumerate(names)}
+    if unlabelled is not None:
+        numbers |= {unlabelled: NO_LABEL}
     return np.array([numbers[label] for label in labels], dtype=np.int64)
 
 

@@ -161,6 +161,11 @@ def _check_task(samples: Samples, settings: PartitionSettings) -> None:
             f"the partition '{settings.name}' divides by class, but this source has {targets}; "
             "use iid, sizes or natural"
         )
+    if settings.name in _BY_CLASS and not samples.is_labelled.all():
+        raise DataError(
+            f"the partition '{settings.name}' divides by class, but {int((~samples.is_labelled).sum()):,} of "
+            f"{samples.num_samples:,} samples have no label; use iid, sizes or natural"
+        )
     if settings.name == "natural" and samples.natural_client is None:
         raise DataError(
             "the partition 'natural' needs to know who owns each sample, and this source doesn't say: set "

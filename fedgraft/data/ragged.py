@@ -51,3 +51,10 @@ def ragged(indices: NDArray[np.int64], counts: Sequence[int] | NDArray[np.int64]
 def ascending(lists: Ragged) -> Ragged:
     """Return the same lists, each in ascending order."""
     return Ragged(lists.offsets, lists.indices[np.lexsort((lists.indices, lists.owners))])
+
+
+def merged(first: Ragged, second: Ragged) -> Ragged:
+    """Return lists of the indices of two, list by list, each in ascending order."""
+    indices = np.concatenate([first.indices, second.indices])
+    owners = np.concatenate([first.owners, second.owners])
+    return ragged(indices[np.lexsort((indices, owners))], first.counts + second.counts)

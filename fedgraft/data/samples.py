@@ -20,7 +20,11 @@ Indices = NDArray[np.int64]
 Image = NDArray[np.uint8]
 Names = NDArray[np.str_]
 Targets = NDArray[np.int64] | NDArray[np.uint8] | NDArray[np.float32]
-"""`(N,)` int64 classes, `(N, L)` uint8 zeros and ones, or `(N,)` or `(N, T)` float32 numbers."""
+"""`(N,)` int64 classes, `(N, L)` uint8 zeros and ones, or `(N,)` or `(N, T)` float32 numbers.
+
+Of classes `NO_LABEL` stands for a sample whose class nobody said."""
+NO_LABEL = -1
+
 Images = NDArray[np.uint8] | list[Image]
 """`(n, H, W, 3)` if all have one size, otherwise a list of `(H_i, W_i, 3)`."""
 Sounds = list[NDArray[np.float32]]
@@ -93,6 +97,14 @@ class Samples:
     def num_samples(self) -> int:
         """Return the number of samples."""
         return len(self.targets)
+
+    @property
+    def is_labelled(self) -> NDArray[np.bool_]:
+        """Return which samples have a label, or real targets, `(num_samples,)`."""
+        if self.task != "classes":
+            return np.ones(self.num_samples, dtype=np.bool_)
+        labelled: NDArray[np.bool_] = self.targets != NO_LABEL
+        return labelled
 
     @property
     def num_classes(self) -> int:
@@ -200,11 +212,16 @@ def check_samples(samples: Samples, source: str, labels_declared: bool = False) 
             f"({listed(samples.sample_ids[bad].tolist(), 5)}); leave these samples out"
         )
     if samples.task == "classes":
-        present = np.unique(samples.targets)
+        present = np.unique(samples.targets[samples.is_labelled])
+        if len(present) == 0:
+            raise DataError(f"{source}: none of the {samples.num_samples} samples has a label; give some of them one")
         if len(present) < 2 and not labels_declared:
-            only = samples.label_names[int(present[0])]
+            only, labelled = samples.label_names[int(present[0])], int(samples.is_labelled.sum())
+            all_of = f"all {labelled} samples"
+            if labelled < samples.num_samples:
+                all_of = f"all samples that have a label, {labelled} of {samples.num_samples},"
             raise DataError(
-                f"{source}: all {samples.num_samples} samples have the one class '{only}'; "
+                f"{source}: {all_of} have the one class '{only}'; "
                 + "; ".join(("a classifier needs at least two classes", *samples.notes))
             )
     if samples.natural_client is not None:

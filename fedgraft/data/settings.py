@@ -62,7 +62,7 @@ class TableSettings(Settings):
     """What the columns of a csv of samples are."""
 
     label_column: str = "label"
-    """Column of the label, the labels, or the real target."""
+    """Column of the label (of one class a row, empty: it has none), the labels, or the real target."""
     client_column: str | None = None
     """Column of the natural client, for the partition `natural`."""
     client_pattern: str | None = None
@@ -138,7 +138,7 @@ class ArraysSettings(Settings):
     path: LocalPath
     """One .npz file, as `numpy.savez` writes it, or a folder of .npy files, such as `features.npy`."""
     task: Task = "classes"
-    """`labels` of (N,) integers from 0, of (N, L) zeros and ones, or of (N,) or (N, T) real numbers."""
+    """`labels` of (N,) integers from 0 (-1: no label), of (N, L) zeros and ones, or of (N,) or (N, T) real numbers."""
 
 
 def _one_or_several(value: object) -> object:
@@ -441,6 +441,9 @@ class DataSettings(Settings):
     """Cap on a client's samples (train and validation together); the rest is left out."""
     max_train_per_class: int | None = Field(default=None, ge=1)
     """Cap on a client's training samples of each class, for few-shot studies; the rest is left out."""
+    unlabelled: Annotated[float, Field(gt=0, le=1)] | tuple[Annotated[str, Field(min_length=1)], ...] | None = None
+    """Training samples whose labels the run does not use, in a simulation: a fraction of each client's, drawn by the
+    seed, or all those of the clients that are named. Validation and test parts keep theirs. null: none."""
     tasks: Annotated[int, Field(ge=2)] | tuple[tuple[ClassName, ...], ...] | None = None
     """Lifelong learning: classes that arrive one list after another, by number from 0 or by label name, such as
     `[[0, 1], [2, 3]]`, or into how many lists the classes are cut in their order. During a list's rounds
@@ -462,6 +465,28 @@ class DataSettings(Settings):
             return tuple(map(tuple, value))
         text = f"came {value!r}; expected lists of classes, such as [[0, 1], [2, 3]], or a number of tasks from 2"
         raise PydanticCustomError("tasks", "{text}", {"text": text})
+
+    @field_validator("unlabelled", mode="before")
+    @classmethod
+    def _fraction_or_names(cls, value: object) -> object:
+        if value is None or (isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= 1):
+            return value
+        if isinstance(value, list | tuple) and value and all(isinstance(entry, str) and entry for entry in value):
+            return tuple(value)
+        text = f"came {value!r}; expected a fraction above 0, at most 1, or clients' names, such as [client-0000]"
+        raise PydanticCustomError("unlabelled", "{text}", {"text": text})
+
+    @model_validator(mode="after")
+    def _labels_that_can_be_left_out(self) -> DataSettings:
+        if self.unlabelled is None:
+            return self
+        if self.at_sites:
+            text = "is for simulations only; at a site, samples without labels are those that its data say no label of"
+            raise setting_fault("unlabelled", text)
+        if self.tasks is not None:
+            text = "came beside tasks, which clients are given by the labels of their samples"
+            raise setting_fault("unlabelled", f"{text}; set one of the two to null")
+        return self
 
     @property
     def num_tasks(self) -> int:

@@ -73,6 +73,16 @@ def unpack(record: RecordDict, model: type[Body], what: str) -> tuple[Body, dict
     return parsed, groups
 
 
+def group_of(record: RecordDict, group: str) -> dict[str, NDArray[Any]] | None:
+    """Return one group of a record's arrays, checked as `unpack` does; None: it has no such group.
+
+    Raises:
+        WireError: an array is damaged.
+    """
+    found = record.array_records.get(group)
+    return None if found is None else {name: _decode(array, f"{group}.{name}") for name, array in found.items()}
+
+
 def _decode(array: Array, what: str) -> NDArray[Any]:
     """Return the NumPy array of a Flower array; nothing is believed of what it says about itself."""
     if array.stype != "numpy.ndarray":

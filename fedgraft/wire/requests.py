@@ -16,6 +16,9 @@
 
 Where the scenario aligns features (`align`), every request but the first three and `query.moments` carries the group
 `alignment`: what its hosts bring their features onto, as `fedgraft.alignment.maps.ground_shapes` names it.
+
+Where a request says `pseudo_labels`, its reply has the group `pseudo_labels`, int64 `(num_clients,)`: how many samples
+got one (`count`), of how many of these the label is known though not used (`known`), and how many got that (`right`).
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from typing import Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
+from fedgraft.pseudo_label_settings import PseudoLabelSettings
 from fedgraft.settings import Settings
 
 
@@ -37,7 +41,8 @@ class Description(Settings):
     """What a host says of itself; label names, sizes and versions, no data.
 
     Arrays, group `clients`: `names` uint8, the clients' names joined by newlines in UTF-8; `num_train` and
-    `num_validation`, `(num_clients,)` int64. Where classes arrive task by task also `task_train` and `task_validation`,
+    `num_validation`, `(num_clients,)` int64; where there are training samples without labels, beside them
+    `num_unlabelled` likewise. Where classes arrive task by task also `task_train` and `task_validation`,
     `(num_clients, num_tasks)` int64: the same of each task's classes.
     """
 
@@ -78,6 +83,9 @@ class ClientsRequest(Settings):
     shard: NonNegativeInt
     task_number: NonNegativeInt = 0
     """Where classes arrive task by task: during which task, from 1; 0: all samples are there."""
+    pseudo_labels: PseudoLabelSettings | None = None
+    """How samples without labels get some, and count as training samples: of a request to train by the head that came,
+    else by that of the group `labeller`. null: such samples are left out."""
 
 
 class HalfSettings(Settings):

@@ -57,7 +57,10 @@ class Rate:
 def rounds_of(scenario: Scenario) -> int:
     """Return how many rounds a run of a scenario has; of a run of tasks, those of one task."""
     parts = scenario.in_stages()
-    return sum(min(part.server.rounds, part.strategy.most_rounds or part.server.rounds) for part in parts)
+    return sum(
+        min(part.server.rounds, part.strategy.rounds_with(part.pseudo_labels is not None) or part.server.rounds)
+        for part in parts
+    )
 
 
 def shortened(scenario: Scenario, rounds: int) -> Scenario:

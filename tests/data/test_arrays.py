@@ -107,11 +107,11 @@ def test_arrays_that_are_not_used_are_said(path: Path) -> None:
         ({"features": EYE, "images": EYE, "labels": [0] * 4}, "classes", "either 'images' or 'features'"),
         ({"features": EYE, "labels": [0, 1, 2]}, "classes", r"'labels' has the shape \(3,\), but there are 4 samples"),
         ({"features": EYE, "labels": [0.0, 1, 2, 1]}, "classes", "are float64 .*not integers; .*set task: real"),
-        ({"features": EYE, "labels": [0, -1, 2, 1]}, "classes", "1 of 4 labels are out of range, such as -1 in row 1"),
+        ({"features": EYE, "labels": [0, -2, 2, 1]}, "classes", "1 of 4 labels are out of range, such as -2 in row 1"),
         (
             {"features": EYE, "labels": [0, 1, 2, 1], "label_names": ["a", "b"]},
             "classes",
-            "out of range, such as 2 in row 2; expected 0 to 1, as label_names has 2 names",
+            "out of range, such as 2 in row 2; expected 0 to 1, or -1 for no label, as label_names has 2",
         ),
         ({"features": EYE, "labels": [0, 1, 2, 10**9]}, "classes", "such as 1000000000 in row 3"),
         ({"features": EYE, "labels": ["a", "b", "c", "x"], "label_names": ["a", "b", "c"]}, "classes", "names: x"),

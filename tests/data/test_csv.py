@@ -117,7 +117,13 @@ def test_missing_and_unreadable_images_are_left_out_and_named(table: Callable[[s
         (FULL, {"client_column": "sites"}, r"no column 'sites' \(client_column\).*did you mean 'site'"),
         ("path,path\na,b\n", {}, "a column name stands twice in the header"),
         ("path,label\nimages/a.png\nimages/b.png,x,y\n", {}, r"not 2 values.* in 2 of 2 rows \(line 2, 3\)"),
-        ("path,label\nimages/a.png,\nimages/b.png,x\n", {}, r"column 'label' is empty in 1 of 2 rows \(line 2\)"),
+        ("path,label\nimages/a.png,\nimages/b.png,1\n", {"task": "real"}, r"column 'label' is empty in 1 of 2 rows"),
+        (
+            "path,label\nimages/a.png,\nimages/b.png,x\n",
+            {},
+            "all samples that have a label, 1 of 2, have the one class 'x'",
+        ),
+        ("path,label\nimages/a.png,\nimages/b.png,\n", {}, "none of the 2 samples has a label"),
         ("path,label\nz.png,x\ny.png,w\n", {}, "none of the 2 images exists .*paths are taken from the csv's own"),
         ("path,label\nimages/a.png,x\nimages/b.png,x\n", {}, "all 2 samples have the one class 'x'"),
         (

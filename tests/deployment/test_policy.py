@@ -237,7 +237,8 @@ def test_a_sample_is_known_by_its_content(tmp_path: Path) -> None:
         changes = [f"seed={seed}", "backbone=identity", "data.source={name: synthetic, num_samples: 200}"]
         scenario = load_scenario("quickstart", [*changes, "data.partition={name: iid, clients: 2}", "shards=1"])
         host = Host(ClientPart.model_validate_json(scenario.model_dump_json()), 0, 1)
-        return cohort_of(host.members, {"clients": {"index": np.array([0, 1])}})
+        request = StatisticsRequest(run_id="r", weights_digest="", shard=0)
+        return cohort_of(host.members, request, {"clients": {"index": np.array([0, 1])}})
 
     first, again = cohort(1), cohort(1)
     assert first.class_counts is not None

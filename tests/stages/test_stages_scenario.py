@@ -86,7 +86,7 @@ HEAD = {"name": "head"}
         (["ridge"], "stages[0]", "came 'ridge' (text); expected a block of keys (name, train, "),
         ([{"strategy": "ridge"}], "stages[0].name", "missing; expected text"),
         ([HEAD, HEAD], "stages[1].name", "came 'head' twice; give each stage a name of its own"),
-        ([{**HEAD, "sever": 3}], "stages[0].sever", "unknown key; known here: name, train, unfreeze, strategy, server"),
+        ([{**HEAD, "sever": 3}], "stages[0].sever", "here: name, train, unfreeze, pseudo_labels, strategy, server"),
         ([{**HEAD, "seed": 3}], "stages[0].seed", "holds for the whole run: give it once, outside of stages"),
         ([HEAD, {"name": "b", "data": "digits"}], "stages[1].data", "holds for the whole run"),
         ([HEAD, {"name": "b", "runtime": "ray"}], "stages[1].runtime", "holds for the whole run"),

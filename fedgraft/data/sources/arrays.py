@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from fedgraft.data import cache
 from fedgraft.data.labels import classes, ordered
-from fedgraft.data.samples import Indices, Names, Samples, Targets, content_digests, numbered
+from fedgraft.data.samples import NO_LABEL, Indices, Names, Samples, Targets, content_digests, numbered
 from fedgraft.data.settings import ArraysSettings
 from fedgraft.data.sources.array_files import ArrayFiles, array_files
 from fedgraft.errors import DataError, listed, nearest
@@ -209,20 +209,20 @@ def _classes(
         raise DataError(f"{came}; classes need one integer a sample (set task: labels for several labels a sample)")
     if labels.dtype.kind == "U":
         texts = labels.tolist()
-        chosen = ordered(texts) if names is None else names
-        unknown = sorted(set(texts) - set(chosen))
+        chosen = ordered(filter(None, texts)) if names is None else names
+        unknown = sorted(set(texts) - {*chosen, ""})
         if unknown:
             raise DataError(f"{came}; not in label_names: {listed(unknown, 5)}{nearest(unknown[0], chosen)}")
-        return classes(texts, chosen), chosen
+        return classes(texts, chosen, unlabelled=""), chosen
     if labels.dtype.kind not in "iu":
         raise DataError(f"{came}, not integers; convert them, or set task: real for numeric targets")
     limit = _MAX_CLASSES if names is None else len(names)
-    bad = np.flatnonzero((labels < 0) | (labels >= limit))
+    bad = np.flatnonzero((labels.astype(np.float64) < NO_LABEL) | (labels >= limit))
     if len(bad):
         why = f"label_names has {limit} names" if names is not None else f"there may be {limit} classes at most"
         raise DataError(
             f"{file.path}: {len(bad)} of {len(labels)} labels are out of range, such as {labels[bad[0]]} in row "
-            f"{bad[0]}; expected 0 to {limit - 1}, as {why}"
+            f"{bad[0]}; expected 0 to {limit - 1}, or -1 for no label, as {why}"
         )
     if names is None:
         names = tuple(str(number) for number in range(int(labels.max(initial=0)) + 1))

@@ -80,9 +80,9 @@ def _found(pattern: str, values: Sequence[str], table: CsvTable, column: str) ->
 
 
 def _classes(settings: TableSettings, table: CsvTable) -> tuple[Targets, tuple[str, ...]]:
-    labels = table.filled(settings.label_column, "label_column")
-    names = label_names(labels, settings.labels, f"csv {table.path}")
-    return classes(labels, names), names
+    labels = table.column(settings.label_column, "label_column")
+    names = label_names(filter(None, labels), settings.labels, f"csv {table.path}")
+    return classes(labels, names, unlabelled=""), names
 
 
 def _several_labels(settings: TableSettings, table: CsvTable) -> tuple[Targets, tuple[str, ...]]:
