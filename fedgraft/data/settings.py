@@ -165,6 +165,9 @@ class FeaturesSettings(Settings):
     column of lists (an embedding, in .parquet) is as many features as its lists are long."""
     categories: dict[str, ColumnNames] = Field(default_factory=dict)
     """Values of columns that hold texts, such as `{sex: [f, m]}`: each value becomes a feature of 0 or 1."""
+    optional_columns: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    """Columns that rows may lack, such as one embedding of a picture and one of a text, of which a sample has both or
+    one: what is missing becomes 0, and one more feature, `column is there`, is 1 where it is not."""
     client_column: str | None = None
     """Column of the natural client, for the partition `natural`; a folder's files are clients without it."""
     group_column: str | None = None

@@ -15,7 +15,13 @@ _BYTE_UNITS = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 
 def score(value: float, metric: Metric) -> str:
     """Return a value of a metric: `92.6 %` or `0.2731`."""
-    return percent(value, 1) if metric.in_points else f"{value:.4g}"
+    return percent(value, 1) if metric.in_points else significant(value, 4)
+
+
+def significant(value: float, digits: int, sign: str = "") -> str:
+    """Return a number of so many digits; a large one in full, since `1.1e+03` is hard to compare with `2774`."""
+    text = f"{value:{sign}.{digits}g}"
+    return f"{value:{sign}.0f}" if "e+" in text and abs(value) < 1e7 else text
 
 
 def percent(value: float, digits: int = 0) -> str:
@@ -28,12 +34,12 @@ def margin(estimate: Estimate, metric: Metric) -> str:
     half = estimate.half_width
     if half is None:
         return ""
-    return f"± {100 * half:.1f}" if metric.in_points else f"± {half:.2g}"
+    return f"± {100 * half:.1f}" if metric.in_points else f"± {significant(half, 2)}"
 
 
 def change(value: float, metric: Metric) -> str:
     """Return a difference with its sign: `+4.1` percentage points, or in the metric's own unit."""
-    return f"{100 * value:+.1f}" if metric.in_points else f"{value:+.3g}"
+    return f"{100 * value:+.1f}" if metric.in_points else significant(value, 3, "+")
 
 
 def size(num_bytes: float) -> str:

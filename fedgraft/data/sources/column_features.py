@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,19 +12,23 @@ from fedgraft.errors import DataError, listed
 
 Features = NDArray[np.float32]
 
+IS_THERE = " is there"
+"""What follows a column's name in the name of the feature that says whether a row has it."""
+
 ADVICE = (
     "a missing value has to be filled in, or its row or column left out; a column of texts needs its values in "
-    "`categories`; `feature_columns` says which columns are features"
+    "`categories`; `optional_columns` may be missing; `feature_columns` says which columns are features"
 )
 
 
 def features_of(
-    table: Columns, columns: Sequence[str], categories: Mapping[str, Sequence[str]]
+    table: Columns, columns: Sequence[str], categories: Mapping[str, Sequence[str]], optional: Collection[str] = ()
 ) -> tuple[Features, tuple[str, ...]]:
     """Return the features `(N, D)` of some columns, and the name of each.
 
     A column of numbers is one feature of its name; one of lists is as many, `name[0]` and so on; one of texts with
-    declared values is one feature of 0 or 1 a value, `name=value`.
+    declared values is one feature of 0 or 1 a value, `name=value`. An optional column is 0 where a row lacks it, and
+    followed by one more feature, `name is there`, of 0 or 1.
 
     Raises:
         DataError: names every column and the first rows where a value is missing, no number or not declared.
@@ -37,9 +41,14 @@ def features_of(
             values, fault = _categories(table, column, categories[column])
             names += [f"{column}={value}" for value in categories[column]]
         else:
-            values, fault = _numbers(table, column)
+            values, fault = _numbers(table, column, column in optional)
             names += [column] if values.ndim == 1 else [f"{column}[{place}]" for place in range(values.shape[1])]
-        parts.append(values.reshape(table.num_rows, -1))
+        values = values.reshape(table.num_rows, -1)
+        if column in optional:
+            is_there = ~np.isnan(values).all(axis=1, keepdims=True)
+            values = np.concatenate([np.where(is_there, values, 0.0), is_there], axis=1)
+            names.append(f"{column}{IS_THERE}")
+        parts.append(values)
         faults += [fault] if fault else []
     if faults:
         raise DataError(f"{table.path} has {_counted(faults)}: {listed_lines(faults)}; {ADVICE}")
@@ -61,7 +70,9 @@ def named_features(table: Columns, names: Sequence[str]) -> Features:
         column: [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
         for column, prefix in prefixes.items()
     }
-    features, found = features_of(table, columns, {column: values for column, values in categories.items() if values})
+    declared = {column: values for column, values in categories.items() if values}
+    optional = [column for column in columns if f"{column}{IS_THERE}" in names]
+    features, found = features_of(table, columns, declared, optional)
     places = {name: place for place, name in enumerate(found)}
     lacking = [name for name in names if name not in places]
     if lacking or len(found) != len(names):
@@ -76,14 +87,18 @@ def _column_of(table: Columns, name: str) -> str:
     before, _, rest = name.partition("=")
     if rest and before in table.names:
         return before
+    if name.endswith(IS_THERE) and name.removesuffix(IS_THERE) in table.names:
+        return name.removesuffix(IS_THERE)
     listed_in = name[: name.rfind("[")] if name.endswith("]") and "[" in name else ""
     return listed_in if listed_in in table.names else name
 
 
-def _numbers(table: Columns, column: str) -> tuple[NDArray[np.float64], str]:
-    """Return a column's numbers, and what is wrong with them."""
+def _numbers(table: Columns, column: str, may_lack: bool) -> tuple[NDArray[np.float64], str]:
+    """Return a column's numbers, and what is wrong with them; NaN where a row may and does lack them."""
     values, strange = table.numbers(column)
     finite = (np.abs(values) <= np.finfo(np.float32).max).reshape(len(values), -1).all(axis=1)
+    if may_lack and not strange:
+        finite |= np.isnan(values).reshape(len(values), -1).all(axis=1)
     if finite.all():
         return values, ""
     if strange:

@@ -181,6 +181,8 @@ def _lists(path: Path, name: str, column: Any) -> Numbers:
     import pyarrow as arrow
     import pyarrow.compute as compute
 
+    if arrow.types.is_fixed_size_list(column.type) and column.null_count == len(column):
+        return np.full((len(column), column.type.list_size), np.nan)  # a modality that nobody has
     lengths = compute.list_value_length(column).to_numpy(zero_copy_only=False)
     is_there = ~np.isnan(np.asarray(lengths, dtype=np.float64))
     widths = np.unique(np.asarray(lengths, dtype=np.float64)[is_there]).astype(np.int64)

@@ -46,8 +46,7 @@ def load(settings: FeaturesSettings, seed: int) -> Samples:
 
 
 def _arrays(settings: FeaturesSettings) -> Samples:
-    columns = {"label_columns", "feature_columns", "categories", "labels"} | {f"{n}_column" for n in _ROLES}
-    given = sorted(columns & settings.model_fields_set)
+    given = sorted(settings.model_fields_set - {"name", "path", "task"})
     if given:
         raise DataError(
             f"{settings.path} holds arrays, whose names say what they are (features, labels, client, group, ids, "
@@ -89,7 +88,7 @@ def _table(settings: FeaturesSettings, path: Path) -> Samples:
 
 def _read(settings: FeaturesSettings, table: Columns) -> Mapping[str, cache.AnyArray]:
     columns, notes = _feature_columns(settings, table)
-    features, names = features_of(table, columns, settings.categories)
+    features, names = features_of(table, columns, settings.categories, settings.optional_columns)
     targets, outputs = _targets(settings, table)
     ids = _optional(table, settings.id_column)
     split = _optional(table, settings.split_column)
@@ -117,7 +116,8 @@ def _feature_columns(settings: FeaturesSettings, table: Columns) -> tuple[tuple[
         name = getattr(settings, f"{role}_column")
         roles |= {name: f"{role}_column"} if name is not None else {}
     wanted = {**dict.fromkeys((*(settings.feature_columns or ()),), "feature_columns"), **roles}
-    check_columns(table, {**dict.fromkeys(settings.categories, "categories"), **wanted})
+    optional = dict.fromkeys(settings.optional_columns, "optional_columns")
+    check_columns(table, {**dict.fromkeys(settings.categories, "categories"), **optional, **wanted})
     if settings.feature_columns is not None:
         return settings.feature_columns, []
     index = [name for name in table.names if name in ROW_INDEX]
