@@ -127,7 +127,9 @@ def samples(data: str, root: Path | None) -> tuple[NDArray[np.uint8], NDArray[np
         return np.frombuffer(gzip.decompress(file.read_bytes()), np.uint8, offset=HEADER_BYTES[kind])
 
     images = [numbers(part, "images", 3).reshape(-1, 28, 28) for part in ("train", "t10k")]
-    return np.concatenate(images), np.concatenate([numbers(part, "labels", 1) for part in ("train", "t10k")]).astype(int)
+    return np.concatenate(images), np.concatenate([numbers(part, "labels", 1) for part in ("train", "t10k")]).astype(
+        int
+    )
 
 
 def write_samples(data: str, root: Path | None, seed: int, to: Path) -> None:
@@ -157,12 +159,17 @@ def outcome(overrides: Sequence[str], folder: Path) -> dict[str, Any]:
 
 def ranking(folder: Path, overrides: Sequence[str]) -> dict[str, Any]:
     """Return what `fedgraft rank` says of all cuts, and beside it the accuracy of each cut's ridge head on the test part."""
-    found = rank("quickstart", list(overrides), backbones=["bundled:efficientnet_lite0"], cuts="all", out=folder / "ranking")
+    found = rank(
+        "quickstart", list(overrides), backbones=["bundled:efficientnet_lite0"], cuts="all", out=folder / "ranking"
+    )
     rows = []
     for scored in [*found.candidates, *found.baselines]:
         backbone = scored.backbone
         given = f"{{name: '{backbone.name}', cut: {backbone.cut}, input_size: {scored.input_size}, weights: {backbone.weights}}}"
-        run = outcome([*overrides, "strategy=ridge", "server.rounds=1", "evaluation.per_client=false", f"backbone={given}"], folder)
+        run = outcome(
+            [*overrides, "strategy=ridge", "server.rounds=1", "evaluation.per_client=false", f"backbone={given}"],
+            folder,
+        )
         name = str(backbone.cut) if backbone.name != "pixels" else "raw pixels"
         name += " (random weights)" if backbone.weights == "random" else ""
         rows.append({"cut": name, "validated": scored.validated, "ridge": run["curve"][-1][1]})
@@ -183,7 +190,9 @@ def measure(arguments: argparse.Namespace, folder: Path) -> None:
                     key = {"data": data, "line": name, "seed": seed, "rate": rate}
                     if any(all(row[part] == key[part] for part in key) for row in known):
                         continue
-                    row = key | (ranking(folder, shared) if line is None else outcome([*shared, *line.scenario(rate)], folder))
+                    row = key | (
+                        ranking(folder, shared) if line is None else outcome([*shared, *line.scenario(rate)], folder)
+                    )
                     known.append(row)
                     with arguments.results.open("a") as file:
                         file.write(json.dumps(row) + "\n")
@@ -266,7 +275,9 @@ def ranking_table(rows: Sequence[Mapping[str, Any]], data: str) -> str:
             by_cut.setdefault(scored["cut"], []).append(scored)
     lines = ["| cut | left-out accuracy | ridge head, test part |", "| --- | ---: | ---: |"]
     for cut, scored in by_cut.items():
-        lines.append(f"| {cut} | {cell([one['validated'] for one in scored])} | {cell([one['ridge'] for one in scored])} |")
+        lines.append(
+            f"| {cut} | {cell([one['validated'] for one in scored])} | {cell([one['ridge'] for one in scored])} |"
+        )
     taus = [
         kendalltau([one["validated"] for one in row["ranking"]], [one["ridge"] for one in row["ranking"]]).statistic
         for row in found
@@ -315,7 +326,9 @@ def measured(rows: Sequence[Mapping[str, Any]], picture: str) -> str:
         mine = [row for row in rows if row["data"] == data]
         spent = sum(row.get("cpu_seconds", 0) for row in mine)
         parts.append(f"### {data}\n\n{table(rows, data)}\n\n{ranking_table(rows, data)}")
-        parts.append(f"({len({row['seed'] for row in mine})} seeds; the runs took {spent / 60:.0f} minutes of one core.)")
+        parts.append(
+            f"({len({row['seed'] for row in mine})} seeds; the runs took {spent / 60:.0f} minutes of one core.)"
+        )
     return "\n\n".join(parts)
 
 

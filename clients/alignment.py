@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fedgraft.alignment.aligned import Domain, aligned
 from fedgraft.alignment.maps import check_ground
-from fedgraft.alignment.settings import AlignSettings, Standardise
+from fedgraft.alignment.settings import MapSettings, Standardise
 from fedgraft.data.ragged import Ragged
 
 
@@ -24,7 +24,7 @@ class ClientAlignment:
         validation: the validation parts.
     """
 
-    def __init__(self, settings: AlignSettings, clients: NDArray[np.int64], train: Ragged, validation: Ragged) -> None:
+    def __init__(self, settings: MapSettings, clients: NDArray[np.int64], train: Ragged, validation: Ragged) -> None:
         self._settings, self._clients, self._train, self._validation = settings, clients, train, validation
         self._kept: tuple[NDArray[Any], Mapping[str, NDArray[Any]], NDArray[Any]] | None = None
 

@@ -23,6 +23,7 @@ from clients.replies import Shapes
 from clients.settings import ClientPart
 from clients.training import LocalTask
 from clients.tuning import tuning_of
+from fedgraft.alignment.settings import AdaBn
 from fedgraft.attackers import attackers
 from fedgraft.compute_settings import Device
 from fedgraft.data.ragged import Ragged
@@ -121,7 +122,9 @@ class Members:
         self.objective = Objective(part.head, loss, samples.task, num_outputs)
         self.attack = self._attack()
         parts = federation.all_train, federation.validation
-        self._alignment = None if part.align is None else ClientAlignment(part.align, self.clients, *parts)
+        self._alignment = None
+        if part.align is not None and not isinstance(part.align, AdaBn):
+            self._alignment = ClientAlignment(part.align, self.clients, *parts)
         self._weights_digest: str | None = None
         self._engine_kept: tuple[NDArray[Any], NDArray[Any], Engine] | None = None
 
@@ -225,6 +228,9 @@ class Members:
         Raises:
             WireError: this host does not have those weights, or what features are aligned onto is missing or wrong.
         """
+        if isinstance(self.part.align, AdaBn):
+            self._use(weights_digest)
+            return self.workspace.adapted(self.part.align)
         features = self.raw(weights_digest)
         if self._alignment is None:
             return features

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from fedgraft import __version__
-from fedgraft.alignment.settings import Coral
+from fedgraft.alignment.settings import AdaBn, Coral
 from fedgraft.errors import ModelError, WireError, listed
 from fedgraft.kinds import Kind
 from fedgraft.models.head_settings import HeadSettings
@@ -26,6 +26,7 @@ SCHEMA = 1
 
 _HEAD: TypeAdapter[HeadSettings] = TypeAdapter(HeadSettings)
 _TASK: TypeAdapter[Task] = TypeAdapter(Task)
+_LOCAL: TypeAdapter[Coral | AdaBn] = TypeAdapter(Coral | AdaBn)
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Card:
     info: BackboneInfo
     release: str = __version__
     adapters: UnfreezeSettings | None = None
-    align: Coral | None = None
+    align: Coral | AdaBn | None = None
     feature_names: tuple[str, ...] = ()
 
     @property
@@ -137,7 +138,7 @@ class Card:
                 info=BackboneInfo.from_json(json.loads(metadata["backbone_info"])),
                 release=metadata["fedgraft"],
                 adapters=UnfreezeSettings.model_validate_json(metadata["adapters"]) if "adapters" in metadata else None,
-                align=Coral.model_validate_json(metadata["align"]) if "align" in metadata else None,
+                align=_LOCAL.validate_json(metadata["align"]) if "align" in metadata else None,
                 feature_names=tuple(json.loads(metadata.get("feature_names", "[]"))),
             )
         except WireError as error:

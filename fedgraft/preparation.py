@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fedgraft.alignment.settings import AdaBn
 from fedgraft.errors import Fault, ScenarioError
 from fedgraft.progress import report
 
@@ -107,7 +108,9 @@ def prepare(scenario: Scenario, keep_data: bool = False) -> tuple[dict[str, floa
     seconds["data"] = time.perf_counter() - started
     started = time.perf_counter()
     report("phase", name="features")
-    feature_dim = int(workspace.features.shape[1])
+    align = scenario.align
+    features = workspace.adapted(align) if isinstance(align, AdaBn) else workspace.features
+    feature_dim = int(features.shape[1])
     check_cuts(scenario)
     for part in scenario.in_stages():
         cut = None if part.unfreeze is None else part.unfreeze.cut_at(1)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fedgraft.alignment.files import read_alignment
-from fedgraft.alignment.settings import Coral, Standardise
+from fedgraft.alignment.settings import AdaBn, Coral, Standardise
 from fedgraft.errors import ModelError, StoreError, listed
 from fedgraft.model_card import Card
 from fedgraft.models import kept
@@ -186,14 +186,21 @@ def trained_model(run: Run) -> TrainedModel:
         backbone=scenario.backbone.model_copy(update={"weights": "random"}),  # no path of this machine goes along
         info=replace(backbone.info, feature_dim=feature_dim),
         adapters=adapters,
-        align=scenario.align if isinstance(scenario.align, Coral) else None,
+        align=scenario.align if isinstance(scenario.align, Coral | AdaBn) else None,
         feature_names=tuple(summary.get("feature_names", ())),
     )
     if card.align is not None:
-        onto = "all clients" if card.align.reference is None else listed(card.align.reference)
-        text = f"the run brought each client's features onto the moments of {onto} (coral), which the model does not"
+        text = f"the run {_done_by(card.align)}, which the model does not"
         report("note", text=f"{text}: what the run scored need not hold for features as they come")
     return TrainedModel(card, backbone, arrays, _standardisation(run, feature_dim))
+
+
+def _done_by(align: Coral | AdaBn) -> str:
+    """Return what a run did to each client's features, in words."""
+    if isinstance(align, AdaBn):
+        return "gave batch norm the statistics of each client's own images (adabn)"
+    onto = "all clients" if align.reference is None else listed(align.reference)
+    return f"brought each client's features onto the moments of {onto} (coral)"
 
 
 def _standardisation(run: Run, feature_dim: int) -> dict[str, NDArray[Any]] | None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
+from fedgraft.alignment.settings import AdaBn
 from fedgraft.data.settings import DataSettings
 from fedgraft.features.settings import FeatureSettings
 from fedgraft.models.settings import BackboneSettings
@@ -31,6 +32,7 @@ class Workspace:
         self._weights: dict[str, NDArray[Any]] | None = None
         self._unfrozen: Unfrozen | None = None
         self._unfrozen_for: tuple[str, UnfreezeSettings | None] = ("", None)
+        self._adapted: tuple[AdaBn, NDArray[Any]] | None = None
         self.federation: Federation = build_federation(data, seed)
 
     def use_weights(self, kept_digest: str | None) -> None:
@@ -46,7 +48,7 @@ class Workspace:
 
             self._weights = None if kept_digest is None else kept.load(kept_digest)
             self._kept_digest = kept_digest
-            self._unfrozen = None
+            self._unfrozen = self._adapted = None
             self.__dict__.pop("features", None)
 
     def pooled(self) -> Workspace:
@@ -57,6 +59,7 @@ class Workspace:
         """Return a workspace of the same samples with other parts; what is computed already is shared."""
         other = copy.copy(self)
         other.federation = federation
+        other._adapted = None
         return other
 
     @functools.cached_property
@@ -74,6 +77,27 @@ class Workspace:
             progress=progress,
             weights=self._weights,
         )
+
+    def adapted(self, adabn: AdaBn) -> NDArray[Any]:
+        """Return features of all samples by a backbone whose batch norm has the statistics of each client.
+
+        Args:
+            adabn: how they are estimated; the central test part has its own, by its groups.
+
+        Raises:
+            ModelError: the backbone has no batch norm.
+        """
+        if self._adapted is None or self._adapted[0] != adabn:
+            from fedgraft.alignment.adabn import adapted_features
+
+            def progress(done: int, total: int) -> None:
+                report("progress", what="features", done=done, total=total)
+
+            features = adapted_features(
+                self.federation, self._backbone, adabn, self._settings, progress=progress, weights=self._weights
+            )
+            self._adapted = adabn, features
+        return self._adapted[1]
 
     def unfrozen(self, cut: str, unfreeze: UnfreezeSettings | None = None) -> Unfrozen:
         """Return the blocks past a cut, or `input`, and what goes into them; the last ones are kept.

@@ -15,7 +15,7 @@ from pydantic import (
 )
 
 from clients.settings import TrainSettings
-from fedgraft.alignment.settings import AlignSettings, Coral
+from fedgraft.alignment.settings import WITHOUT_NORM, AdaBn, AlignSettings, Coral
 from fedgraft.attack_settings import AttackSettings
 from fedgraft.data.settings import DataSettings, SizesSettings
 from fedgraft.features.settings import FeatureSettings
@@ -196,14 +196,19 @@ class Scenario(Settings):
         if self.unfreeze is not None:
             text = f"came {self.align.name} beside unfreeze, but trained blocks give other features in every round"
             raise setting_fault("align", f"{text}; set one of the two to null")
-        if self.evaluation.contribution:
+        local = isinstance(self.align, AdaBn)
+        if self.evaluation.contribution and not local:
             text = f"came {self.align.name}, whose moments hold every client, so no head would be without one"
             raise setting_fault("align", f"{text}; set it to null, or evaluation.contribution to false")
         if self.data.num_tasks:
             text = f"came {self.align.name} beside data.tasks, but its moments hold classes that have not come yet"
             raise setting_fault("align", f"{text}; set one of the two to null")
-        if isinstance(self.align, Coral) and self.strategy.pools:
-            text = f"came coral beside strategy {self.strategy.title}, which has no clients whose features could differ"
+        if local and self.backbone.name in WITHOUT_NORM:
+            text = f"came adabn beside backbone {self.backbone.name}, which has no batch norm to adapt"
+            raise setting_fault("align", f"{text}; take coral, or another backbone")
+        if isinstance(self.align, Coral | AdaBn) and self.strategy.pools:
+            why = "which has no clients whose features could differ"
+            text = f"came {self.align.name} beside strategy {self.strategy.title}, {why}"
             raise setting_fault("align", f"{text}; take standardise, or another strategy")
         return self
 

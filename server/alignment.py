@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from fedgraft.alignment.files import ALIGNMENT_FILE, read_alignment, save_alignment
 from fedgraft.alignment.maps import ground
 from fedgraft.alignment.moments import Array, MomentKind, Sums, moments_of
-from fedgraft.alignment.settings import AlignSettings, Coral
+from fedgraft.alignment.settings import Coral, MapSettings
 from fedgraft.errors import Fault, ScenarioError, WireError, listed, nearest
 from fedgraft.progress import report
 from server.checkpoint import Counters
@@ -45,7 +45,7 @@ class Ground:
     sites: Sites | None
     scenario: str
 
-    def of_run(self, settings: AlignSettings, folder: Path) -> dict[str, Array]:
+    def of_run(self, settings: MapSettings, folder: Path) -> dict[str, Array]:
         """Return what hosts bring features onto: as the run's folder has it, or asked for now and written there.
 
         Raises:

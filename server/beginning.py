@@ -8,6 +8,7 @@ from pathlib import Path
 
 from flwr.serverapp import Grid
 
+from fedgraft.alignment.settings import AdaBn
 from fedgraft.errors import Fault, ScenarioError, listed
 from fedgraft.evaluation import Objective
 from fedgraft.models.heads import initial_head
@@ -85,7 +86,7 @@ def begin(
     for stage in parts:
         stage.check_task(roster.task)
     alignment = None
-    if part.align is not None:
+    if part.align is not None and not isinstance(part.align, AdaBn):
         questions = Questions(roster, run_id, info.weights_digest, feature_dim)
         asked = Ground(grid, questions, counters, timeout, sites, part.name)
         alignment = asked.of_run(part.align, directory.path)
@@ -217,8 +218,8 @@ def _central(
     started = time.perf_counter()
     workspace = open_workspace(part.data, part.seed, part.backbone, part.features)
     aligned = None
-    if part.align is not None and alignment is not None:
-        aligned = CentralAlignment(part.align, alignment)
+    if part.align is not None:
+        aligned = CentralAlignment(part.align, alignment or {})
     central = CentralTest(workspace, objective, threads, part.unfreeze, aligned)
     if central.num_samples:
         _ = central.features

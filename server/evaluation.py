@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedgraft.alignment.settings import AlignSettings
+from fedgraft.alignment.settings import AdaBn, AlignSettings
 from fedgraft.data.tasks import Tasks, at_task
 from fedgraft.evaluation import Evaluated, Objective, evaluate_rows
 from fedgraft.metrics import Sums
@@ -28,16 +28,12 @@ class CentralAlignment:
 
     def of(self, workspace: Workspace, threads: int) -> NDArray[Any]:
         """Return features in which the test part's rows are aligned; `threads` of NumPy's linear algebra do it."""
-        from fedgraft.alignment.aligned import Domain, aligned
+        from fedgraft.alignment.aligned import aligned, domains_of_test
 
-        federation = workspace.federation
-        rows, groups = federation.test, federation.samples.group
-        parts = [rows]
-        if groups is not None and len(rows):
-            _, places = np.unique(groups[rows], return_inverse=True)
-            parts = [rows[places == place] for place in range(int(places.max()) + 1)]
+        if isinstance(self.settings, AdaBn):
+            return workspace.adapted(self.settings)
         with numpy_threads(threads):
-            return aligned(workspace.features, self.settings, self.ground, [Domain(part, part) for part in parts])
+            return aligned(workspace.features, self.settings, self.ground, domains_of_test(workspace.federation))
 
 
 class CentralTest:

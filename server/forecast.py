@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fedgraft.alignment.maps import ground_shapes
 from fedgraft.alignment.moments import MomentKind, check_moments_size, moments_shapes
-from fedgraft.alignment.settings import AlignSettings, Coral
+from fedgraft.alignment.settings import AdaBn, AlignSettings, Coral
 from fedgraft.models.losses import Task
 from fedgraft.wire.mixtures import mixture_bytes
 from fedgraft.wire.statistics import check_statistics_size, class_rows_bytes, statistics_bytes
@@ -54,6 +54,8 @@ def forecast_of_alignment(settings: AlignSettings, feature_dim: int) -> str:
     Raises:
         WireError: moments would be too large; the text says what would be less.
     """
+    if isinstance(settings, AdaBn):
+        return "align adabn: nothing is sent; each client's training images pass the backbone twice, once"
     kind: MomentKind = settings.covariance if isinstance(settings, Coral) else "diagonal"
     check_moments_size(feature_dim, kind)
     up = 8 * sum(math.prod(shape) for shape in moments_shapes(feature_dim, kind).values())

@@ -159,6 +159,8 @@ def _align_rows(summary: dict[str, Any]) -> list[tuple[str, str]]:
         return []
     if align["name"] == "standardise":
         return [("features", "standardised by the mean and variance of all clients")]
+    if align["name"] == "adabn":
+        return [("features", "by batch norm with the statistics of each client's own images (adabn)")]
     reference = "all clients" if align["reference"] is None else listed(align["reference"])
     return [("features", f"of each client brought onto the moments of {reference} (coral, {align['covariance']})")]
 

@@ -28,7 +28,7 @@ from clients.site.ledger import Ledger
 from clients.site.ledger_lines import LedgerError
 from clients.site.old_state import remove_old_state
 from clients.site.policy import OF_STATISTICS, Policy, Refusal
-from fedgraft.alignment.settings import Coral
+from fedgraft.alignment.settings import AdaBn, Coral
 from fedgraft.data.settings import DataSettings, NaturalSettings, OneSettings
 from fedgraft.deployment.settings import SiteData, SiteSettings
 from fedgraft.errors import DataError, FedGraftError, ScenarioError, TrainingError, WireError, listed
@@ -282,9 +282,10 @@ def _asked(kind: str, submission: Submission, record: RecordDict) -> Asked:
 
 def _alignment_digest(part: ClientPart, groups: Groups) -> str:
     """Return sha256 over what features are aligned by; empty where they are not."""
-    if part.align is None or "alignment" not in groups:
+    local = isinstance(part.align, AdaBn)  # by the client's own images: nothing comes
+    if part.align is None or not (local or "alignment" in groups):
         return ""
-    return tensors_digest(groups["alignment"], part.align.model_dump(mode="json"))
+    return tensors_digest(groups.get("alignment", {}), part.align.model_dump(mode="json"))
 
 
 def site_part(part: ClientPart, settings: SiteSettings, data: SiteData) -> ClientPart:

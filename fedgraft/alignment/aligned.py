@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedgraft.alignment.maps import AffineMap, Reference, coral
 from fedgraft.alignment.moments import Moments, added, moment_sums, moments_of, rows_a_chunk
-from fedgraft.alignment.settings import AlignSettings, Standardise
+from fedgraft.alignment.settings import MapSettings, Standardise
 from fedgraft.errors import StoreError
 from fedgraft.features.rows import WRITING_ADVICE
 from fedgraft.files import cache_directory
+
+if TYPE_CHECKING:
+    from fedgraft.data.federation import Federation
 
 Rows = NDArray[np.int64]
 
@@ -38,9 +41,27 @@ class Domain:
     rows: Rows
 
 
+def domains_of_clients(federation: Federation) -> Iterator[Domain]:
+    """Yield the domain of each client, whose training part tells its moments."""
+    train = federation.all_train
+    for client in range(federation.num_clients):
+        known, held_out = train.of(client), federation.validation.of(client)
+        yield Domain(known, np.union1d(known, held_out))
+
+
+def domains_of_test(federation: Federation) -> list[Domain]:
+    """Return the domains of the central test part: its groups, or without groups the whole of it."""
+    rows, groups = federation.test, federation.samples.group
+    if groups is None or not len(rows):
+        return [Domain(rows, rows)]
+    _, places = np.unique(groups[rows], return_inverse=True)
+    parts = [rows[places == place] for place in range(int(places.max()) + 1)]
+    return [Domain(part, part) for part in parts]
+
+
 def aligned(
     features: NDArray[Any],
-    settings: AlignSettings,
+    settings: MapSettings,
     ground: Mapping[str, NDArray[Any]],
     domains: Iterable[Domain],
 ) -> NDArray[Any]:
@@ -76,7 +97,7 @@ def aligned(
         raise StoreError(f"can't write aligned features to {folder}: {reason}; {WRITING_ADVICE}") from error
 
 
-def _maps(settings: AlignSettings, ground: Mapping[str, NDArray[Any]]) -> Callable[[NDArray[Any], Rows], AffineMap]:
+def _maps(settings: MapSettings, ground: Mapping[str, NDArray[Any]]) -> Callable[[NDArray[Any], Rows], AffineMap]:
     """Return what finds a domain's map, from all features and the rows that tell its moments."""
     if isinstance(settings, Standardise):
         standard = AffineMap(ground["mean"], 1 / ground["scale"], np.zeros_like(ground["mean"]))

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fedgraft.alignment.maps import check_ground
 from fedgraft.alignment.moments import Array
-from fedgraft.alignment.settings import AlignSettings
+from fedgraft.alignment.settings import MapSettings
 from fedgraft.errors import StoreError, WireError
 from fedgraft.tensor_files import read_tensors, save_tensors, tensors_digest
 from fedgraft.wire.protocol import SCHEMA
@@ -18,7 +18,7 @@ from fedgraft.wire.protocol import SCHEMA
 ALIGNMENT_FILE = "alignment.safetensors"
 
 
-def save_alignment(folder: Path, settings: AlignSettings, arrays: Mapping[str, NDArray[Any]], num_samples: int) -> None:
+def save_alignment(folder: Path, settings: MapSettings, arrays: Mapping[str, NDArray[Any]], num_samples: int) -> None:
     """Write what features are aligned onto, and of how many samples it is.
 
     Raises:
@@ -29,7 +29,7 @@ def save_alignment(folder: Path, settings: AlignSettings, arrays: Mapping[str, N
     save_tensors(folder / ALIGNMENT_FILE, arrays, facts)
 
 
-def read_alignment(folder: Path, settings: AlignSettings, feature_dim: int) -> dict[str, Array]:
+def read_alignment(folder: Path, settings: MapSettings, feature_dim: int) -> dict[str, Array]:
     """Return what the features of a run are aligned onto.
 
     Args:

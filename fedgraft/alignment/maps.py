@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedgraft.alignment.moments import Array, Moments
-from fedgraft.alignment.settings import AlignSettings, Standardise
+from fedgraft.alignment.settings import MapSettings, Standardise
 from fedgraft.errors import WireError
 from fedgraft.wire.records import expect
 from fedgraft.wire.statistics import SUMS_TOLERANCE
@@ -49,14 +49,14 @@ def standardisation(moments: Moments, epsilon: float) -> dict[str, Array]:
     return {"mean": moments.mean, "scale": np.where(variance > 0, np.sqrt(variance), 1.0)}
 
 
-def ground(settings: AlignSettings, moments: Moments) -> dict[str, Array]:
+def ground(settings: MapSettings, moments: Moments) -> dict[str, Array]:
     """Return the arrays that say what the common ground is, as hosts and run directories get them."""
     if isinstance(settings, Standardise):
         return standardisation(moments, settings.epsilon)
     return {"mean": moments.mean, "covariance": moments.covariance}
 
 
-def ground_shapes(settings: AlignSettings, feature_dim: int) -> dict[str, tuple[int, ...]]:
+def ground_shapes(settings: MapSettings, feature_dim: int) -> dict[str, tuple[int, ...]]:
     """Return the shapes of those arrays, by name."""
     if isinstance(settings, Standardise):
         return {"mean": (feature_dim,), "scale": (feature_dim,)}
@@ -65,7 +65,7 @@ def ground_shapes(settings: AlignSettings, feature_dim: int) -> dict[str, tuple[
 
 
 def check_ground(
-    settings: AlignSettings, arrays: Mapping[str, NDArray[Any]] | None, feature_dim: int, what: str
+    settings: MapSettings, arrays: Mapping[str, NDArray[Any]] | None, feature_dim: int, what: str
 ) -> dict[str, Array]:
     """Return the arrays of the common ground, once they are those of some features.
 

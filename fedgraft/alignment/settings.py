@@ -34,4 +34,22 @@ class Coral(Settings):
     the paper takes 0."""
 
 
-AlignSettings = Annotated[Standardise | Coral, Discriminator("name"), BeforeValidator(named)]
+class AdaBn(Settings):
+    """Batch norm of the frozen backbone takes each client's own statistics (Li et al., 2016, arXiv:1603.04779)."""
+
+    name: Literal["adabn"] = "adabn"
+    """Estimated from the client's training images, without labels, before features are computed; nothing leaves."""
+    batch_size: Annotated[int, Field(ge=2)] = 64
+    """Images at once in the estimation; a client of more gets the mean of its batches' statistics."""
+    prior_samples: NonNegativeFloat = 0.0
+    """As how many images the pretrained statistics count beside the client's own, so that clients of few images move
+    less (Schneider et al., 2020, arXiv:2006.16971); the paper takes 0."""
+
+
+WITHOUT_NORM = ("identity", "pixels")
+"""Backbones that are known beforehand to have no batch norm; of others a run finds out before its first round."""
+
+MapSettings = Standardise | Coral
+"""Alignments that map the features that the backbone gives; the other one changes the backbone."""
+
+AlignSettings = Annotated[Standardise | Coral | AdaBn, Discriminator("name"), BeforeValidator(named)]

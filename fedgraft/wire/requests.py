@@ -14,8 +14,8 @@
 | `query.cross_validate` | CrossValidateRequest | CrossValidateReply | `clients`, `moments` | `counts` |
 | `query.leave_out` | LeaveOutRequest | LeaveOutReply | `clients`, `pooled` | `heads` |
 
-Where the scenario aligns features (`align`), every request but the first three and `query.moments` carries the group
-`alignment`: what its hosts bring their features onto, as `fedgraft.alignment.maps.ground_shapes` names it.
+Where the scenario aligns features by moments (`align`), every request but the first three and `query.moments` carries
+the group `alignment`: what its hosts bring their features onto, as `fedgraft.alignment.maps.ground_shapes` names it.
 
 Where a request says `pseudo_labels`, its reply has the group `pseudo_labels`, int64 `(num_clients,)`: how many samples
 got one (`count`), of how many of these the label is known though not used (`known`), and how many got that (`right`).
