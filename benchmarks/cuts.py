@@ -2,14 +2,14 @@
 
     python benchmarks/cuts.py [--root FOLDER] [--seeds 3] [--results cuts.jsonl] [--page docs/cuts.md]
 
-FOLDER holds `{train,t10k}-{images-idx3,labels-idx1}-ubyte.gz` of Fashion-MNIST; without it, scikit-learn's digits alone.
-The measured part of the page, between its two marks, is written anew, with the picture beside it.
+FOLDER holds `{train,t10k}-{images-idx3,labels-idx1}-ubyte.gz` of Fashion-MNIST; without it, scikit-learn's digits are
+all. The measured part of the page, between its two marks, is written anew, with the picture beside it.
 
 A seed draws 400 training, 100 validation and 400 test images, the partition among 8 clients, the first head and the
-batches, alike for all lines. All have the bundled EfficientNet-Lite0 at 32 px with the head at `blocks.4`, where
-`fedgraft rank` puts it on digits; "the whole backbone" is all that lies before that head. A line runs with each of its
-rates on the first seed; the rate with the best validation accuracy at the end is that of the other seeds, and the only
-one shown; stages take the rate of the run without them. Bytes are those of the run's own records: down and up, of all its rounds, one shard.
+batches, alike for all lines. All have the bundled EfficientNet-Lite0 at 32 px with the head at `blocks.4`; "the whole
+backbone" is all that lies before that head. A line runs with each of its rates on the first seed; the rate with the
+best validation accuracy at the end is that of the other seeds, and the only one shown; stages take the rate of the run
+without them. Bytes are those of the run's own records: down and up, of all its rounds, one shard.
 
 Each finished run is one line of `--results` (JSON Lines); a run that stands there is not run again, so that a killed
 benchmark goes on where it was.
@@ -148,24 +148,25 @@ def outcome(overrides: Sequence[str], folder: Path) -> dict[str, Any]:
             rows, validated = run.metrics, run.summary["validation"]["accuracy"]
     except FedGraftError as error:  # too high a rate
         return {"error": str(error)}
-    spent = [row for row in rows if "bytes_up" in row]
+    spent = [(row["round"], row["bytes_down"] + row["bytes_up"]) for row in rows if "bytes_up" in row]
     curve = [
-        (row["round"], row["accuracy"], sum(cost["bytes_down"] + cost["bytes_up"] for cost in spent if cost["round"] <= row["round"]))
+        (row["round"], row["accuracy"], sum(size for number, size in spent if number <= row["round"]))
         for row in rows
         if row["group"] == "central"
-    ]  # fmt: skip
+    ]
     return {"curve": curve, "validated": validated, "cpu_seconds": round(time.process_time() - started, 1)}
 
 
-def ranking(folder: Path, overrides: Sequence[str]) -> dict[str, Any]:
-    """Return what `fedgraft rank` says of all cuts, and beside it the accuracy of each cut's ridge head on the test part."""
-    found = rank(
-        "quickstart", list(overrides), backbones=["bundled:efficientnet_lite0"], cuts="all", out=folder / "ranking"
-    )
+def ranked(folder: Path, overrides: Sequence[str]) -> dict[str, Any]:
+    """Return what `fedgraft rank` says of all cuts, and the accuracy of each cut's ridge head on the test part."""
+    with tempfile.TemporaryDirectory(dir=folder) as name:
+        out = Path(name) / "ranking"
+        found = rank("quickstart", list(overrides), backbones=["bundled:efficientnet_lite0"], cuts="all", out=out)
     rows = []
     for scored in [*found.candidates, *found.baselines]:
         backbone = scored.backbone
-        given = f"{{name: '{backbone.name}', cut: {backbone.cut}, input_size: {scored.input_size}, weights: {backbone.weights}}}"
+        where = f"cut: {backbone.cut}, input_size: {scored.input_size}, weights: {backbone.weights}"
+        given = f"{{name: '{backbone.name}', {where}}}"
         run = outcome(
             [*overrides, "strategy=ridge", "server.rounds=1", "evaluation.per_client=false", f"backbone={given}"],
             folder,
@@ -191,7 +192,7 @@ def measure(arguments: argparse.Namespace, folder: Path) -> None:
                     if any(all(row[part] == key[part] for part in key) for row in known):
                         continue
                     row = key | (
-                        ranking(folder, shared) if line is None else outcome([*shared, *line.scenario(rate)], folder)
+                        ranked(folder, shared) if line is None else outcome([*shared, *line.scenario(rate)], folder)
                     )
                     known.append(row)
                     with arguments.results.open("a") as file:
@@ -259,7 +260,7 @@ def cell(values: Sequence[float | None]) -> str:
     """Return the median of the seeds and their range in percent; a dash where the budget is too small for one round."""
     there = [100 * value for value in values if value is not None]
     if len(there) < len(values):
-        return "–"
+        return "-"
     spread = f" ({min(there):.1f} to {max(there):.1f})" if len(there) > 1 else ""
     return f"{statistics.median(there):.1f}{spread}"
 
