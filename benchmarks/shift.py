@@ -2,11 +2,11 @@
 
     python benchmarks/shift.py [--seeds 3] [--results shift.jsonl] [--page docs/domain-shift.md]
 
-scikit-learn's digits at 12 clients, three of each domain: as they are, inverted, of low contrast, and noisy; the central
-test part has all four. Ridge heads on raw pixels and on the bundled EfficientNet-Lite0 at 48 px, cut at `blocks.4`. With
-even clients, and with uneven ones (Dirichlet 0.3), where what differs between clients is also their labels. A seed draws
-the test part, the clients and the noise alike for all alignments. The reference of one line is the first client of the
-domain "plain", by its name.
+scikit-learn's digits at 12 clients, three of each domain: as they are, inverted, of low contrast, and noisy; the
+central test part has all four. Ridge heads on raw pixels and on the bundled EfficientNet-Lite0 at 48 px, cut at
+`blocks.4`. With even clients, and with uneven ones (Dirichlet 0.3), where what differs between clients is also their
+labels. A seed draws the test part, the clients and the noise alike for all alignments. The reference of one line is the
+first client of the domain "plain", by its name.
 
 A second table: BBSE, which tells uneven clients' label priors by the answers of the head, on digits without domains.
 
