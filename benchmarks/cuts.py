@@ -217,6 +217,14 @@ def results(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
+def whole(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return the rows of seeds that all lines have been run with, data set by data set."""
+    found: dict[tuple[str, int], set[str]] = {}
+    for row in rows:
+        found.setdefault((row["data"], row["seed"]), set()).add(row["line"])
+    return [row for row in rows if LINES.keys() <= found[row["data"], row["seed"]]]
+
+
 def curves(rows: Sequence[Mapping[str, Any]], data: str) -> dict[str, list[list[tuple[int, float, int]]]]:
     """Return for each line the curves of its seeds: round, accuracy, and bytes until then."""
     found: dict[str, list[list[tuple[int, float, int]]]] = {}
@@ -327,9 +335,8 @@ def measured(rows: Sequence[Mapping[str, Any]], picture: str) -> str:
         mine = [row for row in rows if row["data"] == data]
         spent = sum(row.get("cpu_seconds", 0) for row in mine)
         parts.append(f"### {data}\n\n{table(rows, data)}\n\n{ranking_table(rows, data)}")
-        parts.append(
-            f"({len({row['seed'] for row in mine})} seeds; the runs took {spent / 60:.0f} minutes of one core.)"
-        )
+        seeds = ", ".join(str(seed) for seed in sorted({row["seed"] for row in mine}))
+        parts.append(f"(Seeds: {seeds}. The runs took {spent / 60:.0f} minutes of one core.)")
     return "\n\n".join(parts)
 
 
@@ -356,7 +363,7 @@ def main() -> None:
     if not arguments.page_only:
         with tempfile.TemporaryDirectory() as folder:
             measure(arguments, Path(folder))
-    rows = results(arguments.results)
+    rows = whole(results(arguments.results))
     text = measured(rows, "pictures/cuts.png")
     print(text)
     if arguments.page:

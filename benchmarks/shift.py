@@ -103,11 +103,25 @@ def table(rows: Iterable[Mapping[str, Any]]) -> str:
     lines = [f"| `align` | {' | '.join(f'{partition}: {backbone}' for partition, backbone in columns)} |"]
     lines.append(f"| --- |{' ---: |' * len(columns)}")
     found: dict[tuple[str, str, str], list[float]] = {}
-    for row in rows:
+    for row in whole(rows):
         found.setdefault((row["align"], row["partition"], row["backbone"]), []).append(100 * row["central"])
     for name in ALIGNMENTS:
         lines.append(f"| {name} | {' | '.join(cell(found.get((name, *column), [])) for column in columns)} |")
     return "\n".join(lines)
+
+
+def whole(rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return the rows of seeds that all alignments of a column have been run with."""
+    aligned = [row for row in rows if row["align"] in ALIGNMENTS]
+    found: dict[tuple[str, str, int], int] = {}
+    for row in aligned:
+        column = row["partition"], row["backbone"], row["seed"]
+        found[column] = found.get(column, 0) + 1
+    most = {
+        backbone: sum("adabn" not in name or backbone not in WITHOUT_NORM for name in ALIGNMENTS)
+        for backbone in BACKBONES
+    }
+    return [row for row in aligned if found[row["partition"], row["backbone"], row["seed"]] == most[row["backbone"]]]
 
 
 def cell(values: Sequence[float]) -> str:
@@ -143,7 +157,9 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             measure(arguments.seeds, arguments.results, Path(folder))
     rows = results(arguments.results)
-    text = f"{table(rows)}\n\n{prior_table(rows)}"
+    seeds = ", ".join(str(seed) for seed in sorted({row["seed"] for row in whole(rows)}))
+    told = f"(Seeds: {seeds}; in a column those with which all its lines were run.)"
+    text = f"{table(rows)}\n\n{prior_table(rows)}\n\n{told}"
     print(text)
     if arguments.page:
         before, _, rest = arguments.page.read_text().partition(BEGIN)

@@ -213,7 +213,10 @@ def test_what_has_no_batch_norm_is_refused(tmp_path: Path) -> None:
     ("changes", "text"),
     [
         ({"strategy": "centralised"}, "which has no clients whose features could differ"),
-        ({"strategy": "fedavg", "unfreeze": {"cut": "layer1"}}, "but trained blocks give other features in every round"),
+        (
+            {"strategy": "fedavg", "unfreeze": {"cut": "layer1"}},
+            "but trained blocks give other features in every round",
+        ),
     ],
     ids=["pooled", "unfreeze"],
 )
