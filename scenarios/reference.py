@@ -90,9 +90,11 @@ def _body(block: Block, path: Way, level: int) -> Iterator[str]:
     if set(block.keys) != {"name"} or not block.names:
         yield _table(block, tuple(name for name, _ in path))
     beside = {key.name: key.examples[0] for key in block.keys.values() if key.examples}
+    needed = [key for key in block.keys.values() if key.required or key.name == "name"] if block.names else []
+    chosen = {key.name: _example_value(key, block) for key in needed}  # a key of one choice stands beside its name
     for key in block.keys.values():
         if key.shape.blocks:
-            own = {name: value for name, value in beside.items() if name != key.name}
+            own = {name: value for name, value in {**chosen, **beside}.items() if name != key.name}
             yield from _section(key, (*path, (key.name, own)), level + 1)
 
 
