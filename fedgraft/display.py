@@ -115,7 +115,7 @@ class RunDisplay:
         self._progress.update(task, completed=event["done"])
         running = self._progress.tasks[self._progress.task_ids.index(task)]
         if running.elapsed and event["done"]:
-            self._progress.update(task, note=f"{event['done'] / running.elapsed:,.0f} images/s")
+            self._progress.update(task, note=f"{event['done'] / running.elapsed:,.0f} a second")
 
     def _round(self, event: dict[str, Any]) -> None:
         values = (

@@ -16,7 +16,7 @@ from fedgraft.kinds import Kind
 from fedgraft.models.head_settings import HeadSettings
 from fedgraft.models.info import BackboneInfo
 from fedgraft.models.losses import Task
-from fedgraft.models.preprocessing import ImagePreprocessing
+from fedgraft.models.preprocessing import ImagePreprocessing, SoundPreprocessing
 from fedgraft.models.settings import BackboneSettings
 from fedgraft.models.unfreeze_settings import UnfreezeSettings
 from fedgraft.wire.protocol import check_number
@@ -85,6 +85,11 @@ class Card:
         steps = self.info.preprocessing
         if self.feature_names:
             what = f"{what}: {listed(self.feature_names, 10)}"
+        if isinstance(steps, SoundPreprocessing):
+            heard = f"{steps.seconds:g} s at {steps.sample_rate} Hz"
+            return (
+                f"{what}, mono from -1 to 1, {heard}, longer ones cut and shorter ones filled up with zeros at the end"
+            )
         if not isinstance(steps, ImagePreprocessing):
             return what
         resized = f"resized with {steps.interpolation} interpolation"

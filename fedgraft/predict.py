@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from fedgraft.data.image_files import stacked
 from fedgraft.data.images import SUFFIXES, decode
+from fedgraft.data.sounds import SUFFIXES as SOUND_SUFFIXES
 from fedgraft.errors import DataError, ModelError, nearest
 from fedgraft.feature_rows import ROW_SUFFIXES, read_rows
 from fedgraft.kinds import Kind
@@ -35,11 +36,11 @@ Outputs = NDArray[np.float32]
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """What the model says of one picture, or of one row of a table or array file.
+    """What the model says of one picture or recording, or of one row of a table or array file.
 
     Attributes:
-        file: the picture, or the table or array file.
-        row_number: row of the table or array file, from 0; None for a picture.
+        file: the picture, the recording, or the table or array file.
+        row_number: row of the table or array file, from 0; None for others.
         task: what the model was trained for; decides which of the values below there are.
         label_names: names of the outputs.
         outputs: `(num_outputs,)` probabilities, or real numbers.
@@ -127,10 +128,10 @@ class _Faults:
 def predict_files(run: Run, files: Sequence[str | Path]) -> list[Prediction]:
     """Return what a run's model says of files, in their order; a folder stands for all files in it, sorted.
 
-    Pictures of any size and kind are read and prepared as those that the run was trained on. Runs with the backbone
-    `identity` take `.csv` and `.parquet` tables with the columns that they were trained on, `.npy` files, or `.npz`
-    files with an array `features`, of `(N, feature_dim)` or of one row. A file that can't be read is told of as a
-    `note` event, and the others are predicted all the same.
+    Pictures of any size and kind, and recordings of any length, rate and number of channels, are read and prepared as
+    those that the run was trained on. Runs with the backbone `identity` take `.csv` and `.parquet` tables with the
+    columns that they were trained on, `.npy` files, or `.npz` files with an array `features`, of `(N, feature_dim)` or
+    of one row. A file that can't be read is told of as a `note` event, and the others are predicted all the same.
 
     Raises:
         DataError: not one file can be predicted.
@@ -169,8 +170,50 @@ def _expanded(files: Iterable[str | Path], suffixes: frozenset[str], faults: _Fa
             faults.reasons[path] = f"no such file{nearest(path.name, siblings)}"
 
 
+@dataclass(frozen=True)
+class _Reader:
+    """How files become what the code that computes features reads.
+
+    Attributes:
+        one: reads a file.
+        blank: keeps the place in the batch of one that can't be read.
+        together: makes a batch of several.
+        reason: says why a file can't be read.
+    """
+
+    one: Callable[[Path], Any]
+    blank: Any
+    together: Callable[[list[Any]], Any]
+    reason: Callable[[Path, Exception], str]
+
+
 def _of_images(model: TrainedModel, files: Sequence[Path], batch_size: int, faults: _Faults) -> list[Prediction]:
-    """Predict pictures by the code that computes features: read by threads, resized as bytes, normalised."""
+    """Predict pictures: read by threads, resized as bytes, normalised."""
+    reader = _Reader(decode, np.zeros((1, 1, 3), dtype=np.uint8), stacked, _reason)
+    return _of_files(model, files, batch_size, faults, reader)
+
+
+def _of_sounds(model: TrainedModel, files: Sequence[Path], batch_size: int, faults: _Faults) -> list[Prediction]:
+    """Predict recordings: mixed to one channel, resampled, cut or filled up."""
+    from fedgraft.data.sounds import heard
+    from fedgraft.models.preprocessing import SoundPreprocessing
+
+    steps = cast(SoundPreprocessing, model.card.info.preprocessing)
+    reader = _Reader(
+        one=lambda path: heard(path, steps.sample_rate),
+        blank=np.zeros(1, dtype=np.float32),
+        together=lambda sounds: (sounds, steps.sample_rate),
+        reason=lambda path, error: (
+            "this run takes recordings, not arrays" if path.suffix.lower() in ROW_SUFFIXES else _first_line(error)
+        ),
+    )
+    return _of_files(model, files, batch_size, faults, reader)
+
+
+def _of_files(
+    model: TrainedModel, files: Sequence[Path], batch_size: int, faults: _Faults, reader: _Reader
+) -> list[Prediction]:
+    """Predict files by the code that computes features."""
     import torch
 
     from fedgraft.features.inputs import batches_of
@@ -178,14 +221,14 @@ def _of_images(model: TrainedModel, files: Sequence[Path], batch_size: int, faul
     unreadable: dict[int, str] = {}
 
     def read(indices: NDArray[np.int64]) -> Any:
-        return stacked([picture(index) for index in indices.tolist()])
+        return reader.together([one(index) for index in indices.tolist()])
 
-    def picture(index: int) -> NDArray[np.uint8]:
+    def one(index: int) -> Any:
         try:
-            return decode(files[index])
+            return reader.one(files[index])
         except Exception as error:  # what a damaged file raises differs by format and damage
-            unreadable[index] = _reason(files[index], error)
-            return np.zeros((1, 1, 3), dtype=np.uint8)  # keeps its place in the batch
+            unreadable[index] = reader.reason(files[index], error)
+            return reader.blank
 
     backbone = cast("Backbone", model.backbone)
     predictions: list[Prediction] = []
@@ -241,6 +284,7 @@ Predict = Callable[["TrainedModel", Sequence[Path], int, _Faults], list[Predicti
 _KINDS: dict[Kind, tuple[frozenset[str], Predict]] = {
     "images": (SUFFIXES, _of_images),
     "features": (ROW_SUFFIXES, _of_rows),
+    "sounds": (SOUND_SUFFIXES, _of_sounds),
 }
 """Of each kind of inputs: the suffixes of the files that a folder stands for, and what predicts them."""
 

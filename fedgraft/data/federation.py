@@ -176,7 +176,7 @@ def _divided_or_kept(settings: DataSettings, seed: int) -> Federation:
 
 
 def _divided(samples: Samples, settings: DataSettings, seed: int) -> Federation:
-    test = _held_out(samples, settings.test_fraction, seed)
+    test = _of_clients(_held_out(samples, settings.test_fraction, seed), samples, settings)
     held = test if samples.is_test is None else np.flatnonzero(samples.is_test)
     pool = np.setdiff1d(np.arange(samples.num_samples), held, assume_unique=True)
     if samples.is_test is not None and len(pool) == 0:
@@ -269,6 +269,14 @@ def _with_test_owners(samples: Samples, settings: DataSettings) -> Samples:
         return samples
     check_owners(samples.natural_client, partition.test, "data.partition.test")
     return replace(samples, is_test=np.isin(samples.natural_client, partition.test))
+
+
+def _of_clients(test: Indices, samples: Samples, settings: DataSettings) -> Indices:
+    """Return a test part without the samples of owners that the partition leaves out."""
+    partition = settings.partition
+    if not isinstance(partition, NaturalSettings) or partition.test or partition.clients is None:
+        return test
+    return test if samples.natural_client is None else test[np.isin(samples.natural_client[test], partition.clients)]
 
 
 def _held_out(samples: Samples, fraction: float, seed: int) -> Indices:

@@ -146,6 +146,20 @@ def looked_at(recording: Recording) -> tuple[bytes, Facts]:
     )
 
 
+def heard(path: Path, sample_rate: int) -> Sound:
+    """Return a file's sound at a rate, Hz.
+
+    Raises:
+        DataError: it is empty or has values that are not finite, or the package that reads sound files is missing.
+        OSError, ValueError, RuntimeError: the file is damaged or no sound.
+    """
+    recording = read(path)
+    _, facts = looked_at(recording)
+    if facts.fault:
+        raise DataError(f"a recording {facts.fault}")
+    return resampled(mono(recording), recording.sample_rate, sample_rate)
+
+
 def inspect(path: Path) -> tuple[bytes, str]:
     """Return the digest of a file's content (16 bytes), and its facts as a text.
 

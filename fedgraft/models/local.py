@@ -1,4 +1,4 @@
-"""Weights from a local file: .safetensors, or a .pth that holds nothing but tensors."""
+"""Weights from a local file: .safetensors, also as FedGraft exports models, or a .pth of nothing but tensors."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from fedgraft.errors import ModelError, listed
 
 # What training scripts wrap a state dict in, and what wrappers of models put before its names.
 _WRAPPERS = ("state_dict", "model", "model_state_dict", "model_state", "net", "ema_state_dict")
+_BACKBONE, _BESIDE = "backbone.", ("head.", "standardisation.")
 _PREFIXES = ("module.", "_orig_mod.", "model.")
 
 
@@ -30,7 +31,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     except Exception as error:  # what a damaged file raises differs by format, version and damage
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise ModelError(f"can't read the weights file {path}: {reason}; it may be damaged: get it again") from error
-    return _without_prefix(_unwrapped(content, path))
+    return _without_prefix(_of_export(_unwrapped(content, path)))
 
 
 def _read(path: Path) -> Any:
@@ -67,6 +68,13 @@ def _unwrapped(content: Any, path: Path) -> dict[str, Tensor]:
             f"bare or under one of: {', '.join(_WRAPPERS)}"
         )
     return tensors
+
+
+def _of_export(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the backbone's tensors of a model that FedGraft exported, which has a head beside them."""
+    own = {name.removeprefix(_BACKBONE): value for name, value in tensors.items() if name.startswith(_BACKBONE)}
+    others = [name for name in tensors if not name.startswith((_BACKBONE, *_BESIDE))]
+    return tensors if others or len(own) == len(tensors) else own
 
 
 def _without_prefix(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -14,8 +14,9 @@ from scenarios.loader import load_scenario, shipped
 from scenarios.sweep.plan import plan
 
 SIZES = {"strategies": 165, "robustness": 90, "personalisation": 80, "availability": 48, "scale": 18, "own-folder": 9}
+SIZES |= {"spoken-digits-rotated": 18}
 """Contenders x conditions x seeds, by hand: (9 + 1) x 3 x 5 and 3 x 5 of clients alone,
-6 x 5 x 3, 8 x 2 x 5, 4 x 4 x 3, 3 x 3 x 2, 3 x 3."""
+6 x 5 x 3, 8 x 2 x 5, 4 x 4 x 3, 3 x 3 x 2, 3 x 3, 3 x 6."""
 
 TINY = ("backbone={name: timm:test_resnet, weights: random, input_size: 32}", "server.rounds=2", "compare.seeds=1")
 """Random weights of a tiny network: what is tested is that all of it goes together."""
