@@ -142,7 +142,7 @@ class ArraysSettings(Settings):
 
 
 def _one_or_several(value: object) -> object:
-    return (value,) if isinstance(value, str) else value
+    return (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value
 
 
 ColumnNames = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1)]

@@ -38,7 +38,7 @@ class DescribeRequest(Settings):
 
 
 class Description(Settings):
-    """What a host says of itself; label names, sizes and versions, no data.
+    """What a host says of itself: names of clients, labels and columns, sizes and versions, no sample.
 
     Arrays, group `clients`: `names` uint8, the clients' names joined by newlines in UTF-8; `num_train` and
     `num_validation`, `(num_clients,)` int64; where there are training samples without labels, beside them

@@ -115,8 +115,12 @@ def test_classes_as_words_and_as_numbers(table: Callable[..., Path], tmp_path: P
     assert (samples.label_names, samples.targets.tolist()) == (("0", "1"), [1, 0])
     samples = load(table("x,label\n1,low\n2,high\n"), labels=("low", "high"))
     assert samples.targets.tolist() == [0, 1]
-    with pytest.raises(DataError, match=r"fractions, such as 0\.5; set task: real to predict numbers"):
+    with pytest.raises(DataError, match=r"not whole, such as 0\.5; set task: real to predict numbers"):
         load(table("x,label\n1,0.5\n2,1.5\n"))
+    with pytest.raises(DataError, match="not whole, such as inf; set task: real"):
+        load(table("x,label\n1,1\n2,inf\n"))
+    codes = load(table("x,label\n1,01\n2,1\n3,1.0\n4,9007199254740993\n5,9007199254740992\n"))
+    assert (codes.targets[1], len(codes.label_names)) == (codes.targets[2], 4)
     with pytest.raises(DataError, match="found but not declared in labels: high"):
         load(table("x,label\n1,low\n2,high\n"), labels=("low", "hihg"))
 
@@ -171,6 +175,13 @@ def test_unreadable_files(table: Callable[..., Path], tmp_path: Path) -> None:
     ragged = as_parquet(tmp_path / "r.parquet", v=[[1.0], [1.0, 2.0]], label=["a", "b"])
     with pytest.raises(DataError, match="the lists of column 'v' hold 1, 2 numbers; all must be of one length"):
         load(ragged)
+    damaged = tmp_path / "damaged.npz"
+    np.savez_compressed(damaged, features=np.random.default_rng(0).standard_normal((50, 4)), labels=np.arange(50) % 2)
+    whole = bytearray(damaged.read_bytes())
+    whole[200:260] = bytes(60)
+    damaged.write_bytes(whole)
+    with pytest.raises(DataError, match=r"damaged|no \.npz file"):
+        load(damaged)
     latin = tmp_path / "latin.csv"
     latin.write_bytes("gr\xf6\xdfe,label\n1,a\n".encode("latin-1"))
     with pytest.raises(DataError, match="is not UTF-8"):
@@ -180,6 +191,7 @@ def test_unreadable_files(table: Callable[..., Path], tmp_path: Path) -> None:
 def test_a_folder_of_tables_is_one_client_a_table(table: Callable[..., Path], build: Callable[..., Federation]) -> None:
     table("x,y,label\n1,2,cat\n3,4,dog\n", "sites/north.csv")
     path = table("x,y,label\n5,6,bee\n7,8,bee\n", "sites/south.csv").parent
+    table("no table", "sites/._north.csv")
     samples = load(path)
     assert samples.label_names == ("bee", "cat", "dog")
     assert samples.targets.tolist() == [1, 2, 0, 0]
@@ -204,8 +216,10 @@ def test_arrays_are_read_by_their_own_names(tmp_path: Path) -> None:
     np.savez(path, features=np.eye(2), labels=np.array(["u", "v"]), feature_names=np.array(["p", "q"]))
     samples = load(path)
     assert (samples.label_names, samples.feature_names) == (("u", "v"), ("p", "q"))
+    as_hosts_get_it = FeaturesSettings.model_validate_json(FeaturesSettings(path=str(path)).model_dump_json())
+    assert load_samples(as_hosts_get_it, seed=1).num_samples == 2
     with pytest.raises(DataError, match="label_columns is for tables"):
-        load(path, label_columns=("label",))
+        load(path, label_columns=("kind",))
     np.savez(path, features=np.eye(2), labels=np.arange(2), feature_names=np.array(["p"]))
     with pytest.raises(DataError, match=r"'feature_names' is <U1 of shape \(1,\); expected 2 different texts"):
         load(path)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tokenize
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -11,6 +13,9 @@ import numpy as np
 
 from fedgraft.data.cache import AnyArray
 from fedgraft.errors import DataError, nearest
+
+_DAMAGED = (OSError, EOFError, zipfile.BadZipFile, zlib.error, tokenize.TokenError)
+"""What numpy raises of files that are cut or changed: in the archive, in its compressed parts, in an array's header."""
 
 
 class ArrayFiles(Protocol):
@@ -55,7 +60,7 @@ class Archive:
             siblings = [e.name for e in self.path.parent.iterdir()] if self.path.parent.is_dir() else []
             near = nearest(self.path.name, siblings)
             raise DataError(f"the .npz file {self.path} does not exist{near}") from error
-        except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
+        except (ValueError, AttributeError, TypeError, *_DAMAGED) as error:
             raise DataError(
                 f"{self.path} is no .npz file of plain arrays ({error}); write it with numpy.savez(path, images=..., "
                 "labels=...)"
@@ -68,7 +73,7 @@ class Archive:
                 return np.asarray(stored[name])
         except ValueError as error:
             raise _pickled(self.path, name) from error
-        except (OSError, EOFError, zipfile.BadZipFile) as error:
+        except _DAMAGED as error:
             raise DataError(f"{self.path}: the array '{name}' is damaged ({error}); write the file again") from error
 
     def stamp(self, name: str) -> str:

@@ -158,7 +158,8 @@ class _Parquet:
         return f"row {row}"
 
     def texts(self, name: str) -> list[str]:
-        return ["" if value is None else str(value) for value in self.table[name].to_pylist()]
+        values = self.table[name].to_pylist()
+        return ["" if value is None or value != value else str(value) for value in values]
 
     def numbers(self, name: str) -> tuple[Numbers, dict[int, str]]:
         import pyarrow as arrow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from fedgraft.data.sources.ready import ReadyFeatures
 from fedgraft.data.sources.together import together
 from fedgraft.errors import DataError, listed, nearest
 
+_WHOLE = re.compile(r"(-?\d+)\.0*")
 _OPTIONAL = ("natural_client", "group", "is_test")
 
 
@@ -29,7 +31,8 @@ def load(settings: FeaturesSettings, seed: int) -> Samples:
     """
     path = Path(settings.path).expanduser()
     if path.is_dir():
-        tables = sorted(entry for entry in path.iterdir() if entry.suffix.lower() in SUFFIXES)
+        files = (entry for entry in path.iterdir() if entry.is_file() and not entry.name.startswith("."))
+        tables = sorted(entry for entry in files if entry.suffix.lower() in SUFFIXES)
         if tables:
             stems = [table.stem for table in tables]
             if len(set(stems)) < len(stems):
@@ -46,7 +49,10 @@ def load(settings: FeaturesSettings, seed: int) -> Samples:
 
 
 def _arrays(settings: FeaturesSettings) -> Samples:
-    given = sorted(settings.model_fields_set - {"name", "path", "task"})
+    # Compared with what they are by default: hosts get the settings with every default written out.
+    usual = FeaturesSettings(path=settings.path)
+    names = sorted(set(type(settings).model_fields) - {"name", "path", "task"})
+    given = [name for name in names if getattr(settings, name) != getattr(usual, name)]
     if given:
         raise DataError(
             f"{settings.path} holds arrays, whose names say what they are (features, labels, client, group, ids, "
@@ -175,12 +181,13 @@ def _classes(settings: FeaturesSettings, table: Columns) -> tuple[Targets, tuple
     texts = _filled(table, name)
     values, strange = table.numbers(name)
     if not strange and values.ndim == 1:
-        broken = texts[values != np.rint(values)]
+        broken = texts[~np.isfinite(values) | (values != np.rint(values))]
         if len(broken):
             raise DataError(
-                f"{table.path}: column '{name}' holds numbers with fractions, such as {broken[0]}; "
+                f"{table.path}: column '{name}' holds numbers that are not whole, such as {broken[0]}; "
                 "set task: real to predict numbers, or write classes as words or whole numbers"
             )
-        texts = np.array([str(int(value)) for value in values])  # 1.0 and 1 are one class
+        # 1.0 and 1 are one class; 01 and 1 are two, and large numbers keep all their figures
+        texts = np.array([_WHOLE.fullmatch(text)[1] if _WHOLE.fullmatch(text) else text for text in texts.tolist()])
     names = label_names(texts.tolist(), settings.labels, str(table.path))
     return classes(texts.tolist(), names), names
