@@ -230,7 +230,7 @@ def test_one_class_only(call: Call, scenario: Callable[[str], Path], tmp_path: P
     ("features", "labels", "expected"),
     [
         ([[1.0, np.nan]] * 6, [0, 1] * 3, "6 of 6 rows of 'features' have NaN"),
-        ([[1.0, 2.0]] * 6, [0, 1, -1, 1, 0, 1], "-1"),
+        ([[1.0, 2.0]] * 6, [0, 1, -2, 1, 0, 1], "-2"),
         ([[1.0, 2.0]] * 6, [0, 1], "2"),
     ],
 )

@@ -97,8 +97,10 @@ def test_bad_tables_are_refused(load: Callable[..., Samples]) -> None:
         load("texts,label\na,x\nb,y\n")
     with pytest.raises(DataError, match="column 'text' is empty in every row"):
         load("text,label\n ,x\n&nbsp;,y\n")
-    with pytest.raises(DataError, match=r"column 'label' is empty in 1 of 2 rows \(line 4\)"):
+    with pytest.raises(DataError, match="all samples that have a label, 1 of 2, have the one class 'x'"):
         load("text,label\na,x\n,\nb,\n")
+    with pytest.raises(DataError, match=r"column 'label' is empty in 1 of 2 rows \(line 4\)"):
+        load("text,label\na,1\n,\nb,\n", task="real")
     with pytest.raises(DataError, match="all 2 samples have the one class 'x'"):
         load("text,label\na,x\nb,x\n")
 
