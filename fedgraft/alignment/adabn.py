@@ -34,7 +34,7 @@ from fedgraft.features.rows import RowWriter
 from fedgraft.features.settings import FeatureSettings
 from fedgraft.features.store import FeatureStore
 from fedgraft.kinds import check_kind
-from fedgraft.models.info import digest_of
+from fedgraft.models.preprocessing import digest_of
 from fedgraft.models.registry import describe, load
 from fedgraft.models.settings import BackboneSettings
 

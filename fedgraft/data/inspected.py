@@ -1,4 +1,7 @@
-"""What is known of the files of a source: each is looked at once, and again when its size or time of change differ."""
+"""What is known of the files of a source: each is looked at once, and again when its size or time of change differ.
+
+Files that could not be read are looked at each time: rights, memory or a library may have changed, and the file not.
+"""
 
 from __future__ import annotations
 
@@ -64,7 +67,7 @@ def _known(kept: dict[str, cache.AnyArray] | None) -> dict[FileState, tuple[byte
     if kept is None:
         return {}
     rows = zip(unpacked(kept["names"]), kept["states"].tolist(), kept["digests"], unpacked(kept["faults"]), strict=True)
-    return {FileState(name, *state): (digest.tobytes(), text) for name, state, digest, text in rows}
+    return {FileState(name, *state): (digest.tobytes(), text) for name, state, digest, text in rows if digest.any()}
 
 
 def packed(texts: Sequence[str]) -> NDArray[np.uint8]:

@@ -20,6 +20,8 @@ SUFFIXES = frozenset({".aif", ".aiff", ".flac", ".ogg", ".wav"})
 SILENCE = 1e-3
 """A recording that never goes beyond this is reported as silent; -60 dB of full scale."""
 FULL_SCALE = 0.999
+SAMPLE_RATES = (1000, 384_000)
+"""Hz; a header that says other rates is damaged, and resampling by it would take any amount of memory."""
 CLIPPED_SAMPLES = 3
 """So many samples in a row at full scale are taken for clipping: a peak that is only loud has one or two."""
 
@@ -135,6 +137,8 @@ def looked_at(recording: Recording) -> tuple[bytes, Facts]:
         return bytes(16), Facts(EMPTY)
     if not np.isfinite(values).all():
         return bytes(16), Facts(NOT_FINITE)
+    if not SAMPLE_RATES[0] <= rate <= SAMPLE_RATES[1]:
+        return bytes(16), Facts(f"said to have {rate:,} samples a second, expected {SAMPLE_RATES[0]:,} to 384,000")
     state = hashlib.blake2b(f"{rate}".encode(), digest_size=16, person=_READER)
     state.update(mono(recording).data)
     loud = np.abs(values)

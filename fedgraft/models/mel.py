@@ -48,7 +48,7 @@ class MelSpectrogram(nn.Module):
     def forward(self, sounds: Tensor) -> Tensor:
         """Return `(N, NUM_BANDS, num_frames)` of sounds `(N, num_values)`."""
         half = self.window // 2
-        padded = nn.functional.pad(sounds[:, None], (half, half))
+        padded = nn.functional.pad(sounds[:, None], (half, self.window - half))
         parts = nn.functional.conv1d(padded, self.waves, stride=self.hop)[:, :, : self.num_frames]
         real, imaginary = parts.chunk(2, dim=1)
         return torch.matmul(self.bands, real.square() + imaginary.square())

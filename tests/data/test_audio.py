@@ -106,10 +106,13 @@ def test_what_cannot_be_used_is_left_out_and_named(words: Path) -> None:
     broken[7] = np.nan
     save(words / "yes" / "broken.wav", broken, subtype="FLOAT")
     (words / "yes" / "text.wav").write_text("no sound at all")
+    save(words / "yes" / "slow.wav", tone(300), rate=1)
     samples = load(words)
     assert samples.num_samples == 6
-    unreadable, empty, not_finite = samples.notes
-    assert unreadable.startswith("1 recording left out: yes/text.wav: unreadable (")
+    unusable, empty, not_finite = samples.notes
+    said = "2 recordings left out: yes/slow.wav: said to have 1 samples a second, expected 1,000 to 384,000"
+    assert unusable.startswith(said)
+    assert "yes/text.wav: unreadable (" in unusable
     assert empty == "1 recording without samples left out: no/empty.wav"
     assert not_finite == "1 recording with NaN or infinite samples left out: yes/broken.wav"
 

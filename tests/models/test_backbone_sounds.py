@@ -66,6 +66,15 @@ def test_mel_bands_are_those_of_transformers(rate: int) -> None:
         np.testing.assert_allclose(bands, expected, atol=2e-6 * expected.max())
 
 
+@pytest.mark.parametrize(("rate", "num_values"), [(22_050, 4400), (11_000, 1100), (1000, 1000)])
+def test_windows_of_an_odd_length_give_as_many_frames_as_they_say(rate: int, num_values: int) -> None:
+    """Their lengths are multiples of the hop, so that the last window needs all of what is put after the sound."""
+    mel = MelSpectrogram(rate, num_values)
+    assert num_values % mel.hop == 0
+    assert mel.window % 2 == 1
+    assert mel(chirps(1, num_values)).shape == (1, 40, mel.num_frames)
+
+
 def test_log_mel_is_the_mean_of_each_band_over_eight_parts_of_the_sound_itself() -> None:
     """Independently: logarithms of transformers' bands, cut at 80 dB, mean taken off, parts of equal length averaged.
 

@@ -148,12 +148,16 @@ def _offsets(file: Archive, name: str) -> NDArray[np.int64]:
 
 def _rates(file: Archive, name: str, count: int) -> NDArray[np.int64]:
     values = file.read(name)
-    if values.shape not in ((), (count,)) or values.dtype.kind not in "iuf" or not (values >= 1).all():
+    if (
+        values.shape not in ((), (count,))
+        or values.dtype.kind not in "iuf"
+        or not ((values >= 1) & np.isfinite(values)).all()
+    ):
         raise DataError(
             f"audio {file.path}: '{name}' is {values.dtype} of shape {values.shape}; expected one number of samples a "
             f"second, such as 16000, or one for each of {count} recordings"
         )
-    return np.broadcast_to(np.rint(values).astype(np.int64), (count,))
+    return np.broadcast_to(np.rint(np.clip(values, 0, 1e9)).astype(np.int64), (count,))
 
 
 def _column(file: Archive, name: str | None, default: str, there: Sequence[str], count: int) -> Names | None:
