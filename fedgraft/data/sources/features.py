@@ -19,7 +19,7 @@ from fedgraft.data.sources.ready import ReadyFeatures
 from fedgraft.data.sources.together import together
 from fedgraft.errors import DataError, listed, nearest
 
-_WHOLE = re.compile(r"(-?\d+)\.0*")
+_WHOLE = re.compile(r"^(-?\d+)\.0*$")
 _OPTIONAL = ("natural_client", "group", "is_test")
 
 
@@ -188,6 +188,6 @@ def _classes(settings: FeaturesSettings, table: Columns) -> tuple[Targets, tuple
                 "set task: real to predict numbers, or write classes as words or whole numbers"
             )
         # 1.0 and 1 are one class; 01 and 1 are two, and large numbers keep all their figures
-        texts = np.array([_WHOLE.fullmatch(text)[1] if _WHOLE.fullmatch(text) else text for text in texts.tolist()])
+        texts = np.array([_WHOLE.sub(r"\1", text) for text in texts.tolist()])
     names = label_names(texts.tolist(), settings.labels, str(table.path))
     return classes(texts.tolist(), names), names
