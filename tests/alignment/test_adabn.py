@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -151,8 +152,7 @@ def test_frozen_work_is_done_once_a_client(tmp_path: Path) -> None:
     np.testing.assert_array_equal(features(federation), first)
     assert not counts
     lost = federation.train.of(0)[0]
-    fewer = copy.copy(federation)
-    object.__setattr__(fewer, "train", federation.train.keep(federation.train.indices != lost))
+    fewer = replace(federation, train=federation.train.keep(federation.train.indices != lost))
     second = features(fewer)
     own = np.union1d(fewer.train.of(0), fewer.validation.of(0))
     others = np.setdiff1d(np.arange(80), np.append(own, lost))
