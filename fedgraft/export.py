@@ -13,15 +13,17 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from fedgraft.errors import FedGraftError, ModelError, listed, nearest
-from fedgraft.files import replacing
+from fedgraft.files import replacing, write_bytes
+from fedgraft.model_card import TOKEN_INPUTS
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
     from torch.export import ExportedProgram
 
+    from fedgraft.models.backbone import Backbone
     from fedgraft.runs import Run
     from fedgraft.trained import TrainedModel
 
@@ -50,6 +52,7 @@ class ExportReport:
         largest_difference: between its outputs and the model's for random inputs, `max|a - b| / max|b|`; None if
             nothing here can run it.
         checked_with: what ran it; None if nothing can.
+        tokenizer: the tokenizer of texts, beside the file; it reads as many tokens as the model does.
     """
 
     file: Path
@@ -59,10 +62,11 @@ class ExportReport:
     label_names: tuple[str, ...]
     largest_difference: float | None
     checked_with: str | None
+    tokenizer: Path | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Return it as JSON values."""
-        return {**asdict(self), "file": str(self.file)}
+        return {**asdict(self), "file": str(self.file), "tokenizer": self.tokenizer and str(self.tokenizer)}
 
     def text(self) -> str:
         """Return it as a few aligned lines."""
@@ -78,6 +82,8 @@ class ExportReport:
             "outputs": f"{', '.join(self.outputs)} of {len(self.label_names)}: {listed(self.label_names, 10)}",
             "checked": checked,
         }
+        if self.tokenizer is not None:
+            rows["tokens"] = f"{self.tokenizer} (for the tokenizers library)"
         return "\n".join(f"{name:<8} {value}" for name, value in rows.items())
 
 
@@ -136,6 +142,10 @@ def export_model(model: TrainedModel, to: str | Path) -> ExportReport:
                 f"it is not written; try another of {listed(FORMATS)}"
             )
     card = model.card
+    tokenizer = None
+    if card.takes == "texts":
+        tokenizer = path.with_name(f"{path.stem}.tokenizer.json")
+        write_bytes(tokenizer, _tokenizer_file(model))
     return ExportReport(
         file=path,
         num_bytes=path.stat().st_size,
@@ -144,6 +154,7 @@ def export_model(model: TrainedModel, to: str | Path) -> ExportReport:
         label_names=card.label_names,
         largest_difference=difference,
         checked_with=None if found is None else found[0],
+        tokenizer=tokenizer,
     )
 
 
@@ -154,11 +165,48 @@ def exported_program(model: TrainedModel) -> ExportedProgram:
     model = copy.deepcopy(model)
     for tensor in (*model.parameters(), *model.buffers()):
         tensor.data = tensor.data.clone(memory_format=torch.contiguous_format)
-    example = torch.zeros(2, *model.card.input_shape)  # two: a size of one would be taken for a constant
-    shapes = {"inputs": {0: torch.export.Dim("batch")}}
-    program = torch.export.export(model, (example,), dynamic_shapes=shapes, strict=False)
+    # Two of each: a size of one would be taken for a constant.
+    batch = torch.export.Dim("batch")
+    graph: nn.Module = model
+    example: tuple[Tensor, ...] = (torch.zeros(2, *model.card.input_shape),)
+    shapes: dict[str, Any] = {"inputs": {0: batch}}
+    if model.card.takes == "texts":
+        tokens = torch.export.Dim("tokens", max=model.card.input_shape[0])
+        graph, example = _of_tokens(model), _given(torch.ones(2, 4, 2, dtype=torch.int64))
+        shapes = {name: {0: batch, 1: tokens} for name in TOKEN_INPUTS}
+    program = torch.export.export(graph, example, dynamic_shapes=shapes, strict=False)
     _prune(program)
     return program
+
+
+def _of_tokens(model: TrainedModel) -> nn.Module:
+    """Return a model of texts as a module of two inputs, numbers of tokens and their mask, as transformers has them."""
+    import torch
+    from torch import nn
+
+    class OfTokens(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Outputs:
+            outputs: Outputs = self.model(torch.stack([input_ids, attention_mask], dim=-1))
+            return outputs
+
+    return OfTokens()
+
+
+def _given(inputs: Tensor) -> tuple[Tensor, ...]:
+    """Return what a file is given for inputs: themselves, or of tokens `(N, T, 2)` the numbers and the mask."""
+    is_tokens = inputs.ndim == 3 and not inputs.is_floating_point()
+    return (inputs[..., 0].contiguous(), inputs[..., 1].contiguous()) if is_tokens else (inputs,)
+
+
+def _tokenizer_file(model: TrainedModel) -> bytes:
+    from fedgraft.features.texts import tokenizer_of
+
+    text: str = tokenizer_of(cast("Backbone", model.backbone)).to_str()
+    return text.encode()
 
 
 def _prune(program: ExportedProgram) -> None:
@@ -212,9 +260,13 @@ def _write_onnx(model: TrainedModel, path: Path) -> None:
     card = model.card
     exported = torch.onnx.export(
         exported_program(model),
-        input_names=[card.takes],
+        input_names=list(TOKEN_INPUTS) if card.takes == "texts" else [card.takes],
         output_names=list(card.output_names),
-        dynamic_shapes={"inputs": {0: "batch"}},
+        dynamic_shapes=(
+            {name: {0: "batch", 1: "tokens"} for name in TOKEN_INPUTS}
+            if card.takes == "texts"
+            else {"inputs": {0: "batch"}}
+        ),
         dynamo=True,
         external_data=False,
         verbose=False,
@@ -242,10 +294,11 @@ def _onnx_runner(path: Path) -> tuple[str, Runner] | None:
     options.log_severity_level = 4  # it writes to the terminal past Python
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
-    taken = session.get_inputs()[0].name
+    taken = [one.name for one in session.get_inputs()]
 
     def run(inputs: Tensor) -> Outputs:
-        values = session.run(names, {taken: inputs.numpy()})
+        given = zip(taken, _given(inputs), strict=True)
+        values = session.run(names, {name: value.numpy() for name, value in given})
         return {name: torch.from_numpy(value) for name, value in zip(names, values, strict=True)}
 
     return f"onnxruntime {onnxruntime.__version__}", run
@@ -263,8 +316,13 @@ def _pt2_runner(path: Path) -> tuple[str, Runner]:
     import torch
 
     with path.open("rb") as file:
-        loaded: Runner = torch.export.load(file).module()
-    return f"torch {importlib.metadata.version('torch')}", loaded
+        loaded = torch.export.load(file).module()
+
+    def run(inputs: Tensor) -> Outputs:
+        outputs: Outputs = loaded(*_given(inputs))
+        return outputs
+
+    return f"torch {importlib.metadata.version('torch')}", run
 
 
 def _write_safetensors(model: TrainedModel, path: Path) -> None:
@@ -295,7 +353,11 @@ def _largest_difference(model: TrainedModel, runner: Runner) -> float:
     largest = 0.0
     generator = torch.Generator().manual_seed(1)
     for count in (1, 3):
-        inputs = torch.rand(count, *model.card.input_shape, generator=generator)
+        if model.card.takes == "texts":
+            inputs = torch.randint(0, 4, (count, 2 + 3 * count, 2), generator=generator)
+            inputs[..., 1] = (torch.arange(2 + 3 * count) <= torch.arange(count)[:, None] + 1).long()
+        else:
+            inputs = torch.rand(count, *model.card.input_shape, generator=generator)
         with torch.inference_mode():
             came, wanted = runner(inputs), model(inputs)
         largest = max(largest, *(relative_difference(came[name], wanted[name]) for name in model.card.output_names))

@@ -16,13 +16,16 @@ from fedgraft.kinds import Kind
 from fedgraft.models.head_settings import HeadSettings
 from fedgraft.models.info import BackboneInfo
 from fedgraft.models.losses import Task
-from fedgraft.models.preprocessing import ImagePreprocessing, SoundPreprocessing
+from fedgraft.models.preprocessing import ImagePreprocessing, SoundPreprocessing, TextPreprocessing
 from fedgraft.models.settings import BackboneSettings
 from fedgraft.models.unfreeze_settings import UnfreezeSettings
 from fedgraft.wire.protocol import check_number
 
 SCHEMA = 1
 """Number of the layout of exported files."""
+
+TOKEN_INPUTS = ("input_ids", "attention_mask")
+"""What exported models call the two inputs of a text, as transformers does."""
 
 _HEAD: TypeAdapter[HeadSettings] = TypeAdapter(HeadSettings)
 _TASK: TypeAdapter[Task] = TypeAdapter(Task)
@@ -83,6 +86,11 @@ class Card:
         shape = ", ".join(["batch", *map(str, self.input_shape)])
         what = f"{self.takes}: float32 ({shape})"
         steps = self.info.preprocessing
+        if isinstance(steps, TextPreprocessing):
+            return (
+                f"texts: int64 {' and '.join(TOKEN_INPUTS)} (batch, tokens), {steps.max_length} tokens at most, of the "
+                f"tokenizer {steps.tokenizer[:12]} (sha256 of its tokenizer.json); the mask is 1 where there is a token"
+            )
         if self.feature_names:
             what = f"{what}: {listed(self.feature_names, 10)}"
         if isinstance(steps, SoundPreprocessing):

@@ -45,14 +45,16 @@ class Prediction:
         label_names: names of the outputs.
         outputs: `(num_outputs,)` probabilities, or real numbers.
         best: index of the class with the largest logit; None unless the task is `classes`.
+        text: the text, where the model takes texts; one that was given itself has no file.
     """
 
-    file: Path
+    file: Path | None
     row_number: int | None
     task: Task
     label_names: tuple[str, ...]
     outputs: Outputs
     best: int | None = None
+    text: str | None = None
 
     @property
     def label(self) -> str | None:
@@ -83,7 +85,9 @@ class Prediction:
 
     @property
     def name(self) -> str:
-        """The file, with the row where it holds several."""
+        """The file, with the row where it holds several, or the text that was given itself."""
+        if self.file is None:
+            return self.text or ""
         return str(self.file) if self.row_number is None else f"{self.file}[{self.row_number}]"
 
     def row(self) -> tuple[str, str, str | None]:
@@ -97,7 +101,9 @@ class Prediction:
 
     def as_json(self) -> dict[str, Any]:
         """Return it as JSON values; what the task doesn't have is left out."""
-        place: dict[str, Any] = {"file": str(self.file)} | ({} if self.row_number is None else {"row": self.row_number})
+        place: dict[str, Any] = {} if self.file is None else {"file": str(self.file)}
+        place |= {} if self.row_number is None else {"row": self.row_number}
+        place |= {} if self.text is None else {"text": self.text}
         if self.task == "real":
             return {**place, "values": self.values}
         if self.task == "labels":
@@ -131,7 +137,8 @@ def predict_files(run: Run, files: Sequence[str | Path]) -> list[Prediction]:
     Pictures of any size and kind, and recordings of any length, rate and number of channels, are read and prepared as
     those that the run was trained on. Runs with the backbone `identity` take `.csv` and `.parquet` tables with the
     columns that they were trained on, `.npy` files, or `.npz` files with an array `features`, of `(N, feature_dim)` or
-    of one row. A file that can't be read is told of as a `note` event, and the others are predicted all the same.
+    of one row. Runs on texts take `.txt` files, and `.csv` files with a column `text`. A file that can't be read is
+    told of as a `note` event, and the others are predicted all the same.
 
     Raises:
         DataError: not one file can be predicted.
@@ -237,7 +244,7 @@ def _of_files(
         warnings.simplefilter("ignore")
         for batch, inputs in batches_of(backbone, read, np.arange(len(files), dtype=np.int64), batch_size):
             outputs = model.outputs(backbone.features(inputs))
-            made = _predictions(model.card, [(files[index], None) for index in batch.tolist()], outputs)
+            made = predictions_of(model.card, [(files[index], None) for index in batch.tolist()], outputs)
             predictions += [
                 prediction for index, prediction in zip(batch.tolist(), made, strict=True) if index not in unreadable
             ]
@@ -262,20 +269,42 @@ def _of_rows(model: TrainedModel, files: Sequence[Path], batch_size: int, faults
             chunk = torch.from_numpy(rows[first : first + ROWS_A_BATCH])
             with torch.inference_mode():
                 outputs = model(chunk)
-            predictions += _predictions(model.card, [(path, first + row) for row in range(len(chunk))], outputs)
+            predictions += predictions_of(model.card, [(path, first + row) for row in range(len(chunk))], outputs)
     return predictions
 
 
-def _predictions(card: Card, places: Sequence[tuple[Path, int | None]], outputs: dict[str, Any]) -> list[Prediction]:
+def predictions_of(
+    card: Card, places: Sequence[tuple[Path | None, int | None]], outputs: dict[str, Any]
+) -> list[Prediction]:
+    """Return what outputs `(num_places, num_outputs)` of a model say of files and rows.
+
+    Raises:
+        ModelError: an output is not finite.
+    """
     values: Outputs = outputs[card.output_names[-1]].numpy()
     if not np.isfinite(values).all():
         row = int(np.flatnonzero(~np.isfinite(values).all(axis=1))[0])
-        raise ModelError(f"the model gives NaN or infinite outputs for {places[row][0]}; look at the run's metrics")
+        raise ModelError(
+            f"the model gives NaN or infinite outputs for {places[row][0] or 'a text'}; look at the run's metrics"
+        )
     best = outputs["logits"].argmax(dim=1).tolist() if card.task == "classes" else [None] * len(places)
     return [
         Prediction(file, row, card.task, card.label_names, values[number], best[number])
         for number, (file, row) in enumerate(places)
     ]
+
+
+def _of_texts(model: TrainedModel, files: Sequence[Path], batch_size: int, faults: _Faults) -> list[Prediction]:
+    """Predict texts in files."""
+    from fedgraft.predict_texts import places_in, predict_places
+
+    places = []
+    for path in files:
+        try:
+            places += places_in(path)
+        except (DataError, OSError) as error:
+            faults.reasons[path] = _first_line(error)
+    return predict_places(model, places, batch_size) if places else []
 
 
 Predict = Callable[["TrainedModel", Sequence[Path], int, _Faults], list[Prediction]]
@@ -285,6 +314,7 @@ _KINDS: dict[Kind, tuple[frozenset[str], Predict]] = {
     "images": (SUFFIXES, _of_images),
     "features": (ROW_SUFFIXES, _of_rows),
     "sounds": (SOUND_SUFFIXES, _of_sounds),
+    "texts": (frozenset({".csv", ".txt"}), _of_texts),
 }
 """Of each kind of inputs: the suffixes of the files that a folder stands for, and what predicts them."""
 

@@ -104,6 +104,12 @@ class Run:
 
         return predict_files(self, files)
 
+    def predict_texts(self, texts: Sequence[str]) -> list[Prediction]:
+        """Return what the model says of texts; see `fedgraft.predict_texts.predict_texts`."""
+        from fedgraft.predict_texts import predict_texts
+
+        return predict_texts(self, texts)
+
     def export(self, to: str | Path) -> ExportReport:
         """Write the model as one `.onnx`, `.safetensors` or `.pt2` file; see `fedgraft.export.export_run`."""
         from fedgraft.export import export_run

@@ -115,7 +115,8 @@ class TrainedModel(nn.Module):
         """Return `logits` and `probabilities`, or `values` for real numbers, each `(N, num_outputs)`.
 
         Args:
-            inputs: images `(N, 3, size, size)` float32, RGB from 0 to 1, or ready features `(N, feature_dim)`.
+            inputs: images `(N, 3, size, size)` float32, RGB from 0 to 1, ready features `(N, feature_dim)`, or the
+                tokens of texts with their mask, `(N, T, 2)` int64.
         """
         if self.card.takes == "images":
             inputs = inputs * self.scale + self.shift
@@ -130,9 +131,12 @@ class TrainedModel(nn.Module):
 
     def probe(self) -> Tensor:
         """Return the outputs for one fixed input, `(num_outputs,)`: they tell whether a rebuilt model is the same."""
-        ramp = torch.linspace(0, 1, torch.Size(self.card.input_shape).numel()).reshape(1, *self.card.input_shape)
+        if self.card.takes == "texts":
+            probe = torch.stack([torch.arange(4), torch.ones(4, dtype=torch.int64)], dim=-1)[None]  # four tokens
+        else:
+            probe = torch.linspace(0, 1, torch.Size(self.card.input_shape).numel()).reshape(1, *self.card.input_shape)
         with torch.inference_mode():
-            outputs = self.forward(ramp)
+            outputs = self.forward(probe)
         return outputs[self.card.output_names[0]][0].clone()
 
 

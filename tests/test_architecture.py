@@ -32,6 +32,7 @@ WAY_IN = {
     "export",
     "launch",
     "predict",
+    "predict_texts",
     "preparation",
     "ranking",
     "rehearsal",

@@ -15,15 +15,19 @@ from fedgraft.commands.terminal import JsonOption, RunArgument, cell, err, escap
 def predict(
     run_directory: RunArgument,
     files: Annotated[
-        list[Path],
+        list[Path] | None,
         typer.Argument(
-            help="What the run was trained on: images, or rows (.csv, .parquet, .npz, .npy); or folders of them.",
-            metavar="FILES...",
+            help="What the run was trained on: images, texts (.txt, .csv), or rows (.csv, .parquet, .npz, .npy); "
+            "or folders of them.",
+            metavar="[FILES...]",
         ),
-    ],
+    ] = None,
+    texts: Annotated[
+        list[str] | None, typer.Option("--text", metavar="TEXT", help="A text, as often as you like.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Say what a trained model makes of your own files: which class or labels, and how sure it is, or which numbers.
+    """Say what a trained model makes of your own files or texts: which class or labels, how sure it is, or numbers.
 
     Example: [bold]fedgraft predict runs/quickstart-20260101-120000-ab12 photo.png[/]
     """
@@ -34,15 +38,20 @@ def predict(
 
     quieten(verbose=False)
     with RunDisplay(err, details=False) as display, listening(display.show):  # tells of files that are left out
-        predictions = load(run_directory).predict(files)
+        run = load(run_directory)
+        predictions = run.predict_texts(texts) if texts else []
+        if files or not texts:
+            predictions += run.predict(files or [])
     if as_json:
         print(json.dumps([prediction.as_json() for prediction in predictions]))
         return
     table = Table(box=None, pad_edge=False)
     rows = [prediction.row() for prediction in predictions]
-    columns = ("file", "prediction", "probability")[: 3 if any(row[2] is not None for row in rows) else 2]
+    columns = ("text" if texts else "file", "prediction", "probability")[
+        : 3 if any(row[2] is not None for row in rows) else 2
+    ]
     for column in columns:
-        table.add_column(column, overflow="fold", no_wrap=column != "file")
+        table.add_column(column, overflow="fold", no_wrap=column not in ("file", "text"))
     for row in rows:
         table.add_row(*(cell(value) for value in row[: len(columns)]))
     out.print(table)

@@ -22,7 +22,7 @@ from fedgraft.models.backbone import Backbone
 from fedgraft.models.blocks import Blocks
 from fedgraft.models.registry import load
 from fedgraft.models.settings import BackboneSettings
-from fedgraft.models.unfreeze_settings import UnfreezeSettings
+from fedgraft.models.unfreeze_settings import INPUT, UnfreezeSettings
 from fedgraft.progress import report
 
 
@@ -68,6 +68,10 @@ def unfrozen(
     """
     loaded = cast("Backbone", load(backbone, weights))
     check_kind(backbone.name, loaded.info.takes, samples.kind)
+    if cut == INPUT and loaded.info.takes == "texts" and settings.dtype == "float16":
+        raise StoreError(
+            "the numbers of tokens at the cut 'input' don't fit float16; set `features.dtype: float32`, or another cut"
+        )
     blocks = loaded.blocks(cut, unfreeze)
     shape = (samples.num_samples, *blocks.activation_shape)
     if samples.num_samples == 0:

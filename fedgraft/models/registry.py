@@ -88,7 +88,8 @@ def rebuilt(settings: BackboneSettings, info: BackboneInfo, arrays: Mapping[str,
     """
     from fedgraft.models.backbone import Backbone
 
-    built = _build(settings, False, arrays)
+    described = {name: value for name, value in arrays.items() if value.dtype == "uint8"}  # of a text encoder
+    built = _build(settings, False, described or None)
     return Backbone(built.model, built.architecture, info)
 
 
