@@ -51,6 +51,9 @@ ANSWERS_KEPT = 8
 LONGEST_TEXT = 2000
 """Characters of an error that may leave the site."""
 
+RECEIVED = "received"
+"""In place of a backbone's weights where the server has to send them: there is no such file."""
+
 LONGEST_NAME = 200
 """Characters of a name from the server that is written down."""
 
@@ -313,4 +316,6 @@ def site_backbone(asked: BackboneSettings, own: BackboneSettings | None) -> Back
         return asked.model_copy(update={"weights": own.weights, "random_seed": own.random_seed})
     if asked.name == "identity" or (asked.name.startswith("bundled:") and asked.weights == "pretrained"):
         return asked
+    if asked.name.startswith("transformers:"):  # its description too would be read from a folder, or fetched
+        return asked.model_copy(update={"weights": RECEIVED})
     return asked.model_copy(update={"weights": "random"})

@@ -267,6 +267,12 @@ def _with_test_owners(samples: Samples, settings: DataSettings) -> Samples:
     partition = settings.partition
     if not isinstance(partition, NaturalSettings) or not partition.test or samples.natural_client is None:
         return samples
+    column = getattr(settings.source, "split_column", None)
+    if column is not None:
+        raise DataError(
+            "data.partition.test says whose samples are the test part, and data.source.split_column "
+            f"('{column}') which rows are; leave one of them out"
+        )
     check_owners(samples.natural_client, partition.test, "data.partition.test")
     return replace(samples, is_test=np.isin(samples.natural_client, partition.test))
 

@@ -46,11 +46,6 @@ def with_file(settings: BackboneSettings, built: Built) -> Built:
     Raises:
         ModelError: no such file, not readable, or it doesn't fit.
     """
-    if built.preprocessing.takes == "texts":
-        raise ModelError(
-            f"{settings.name}: the weights of a text encoder come with its folder; name that as the backbone, "
-            "transformers:/path/to/folder, and leave weights out"
-        )
     file = Path(settings.weights).expanduser().absolute()
     tensors = read_tensors(file)
     if settings.name.startswith("bundled:"):
@@ -89,7 +84,7 @@ def assemble(settings: BackboneSettings, built: Built, known: BackboneInfo | Non
     try:
         with torch.inference_mode():
             features = pooled(model, architecture, cut, pooling, preprocessing.example())
-    except (RuntimeError, AssertionError, ValueError) as error:
+    except (RuntimeError, AssertionError, ValueError, IndexError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise ModelError(_cant_take(settings.name, preprocessing, built.preprocessing, reason)) from error
     if features.ndim != 2:

@@ -89,11 +89,13 @@ def rebuilt(settings: BackboneSettings, info: BackboneInfo, arrays: Mapping[str,
     from fedgraft.models.backbone import Backbone
 
     described = {name: value for name, value in arrays.items() if value.dtype == "uint8"}  # of a text encoder
-    built = _build(settings, False, described or None)
+    built = _build(settings, False, described or None, is_whole=False)
     return Backbone(built.model, built.architecture, info)
 
 
-def _build(settings: BackboneSettings, pretrained: bool, arrays: Mapping[str, NDArray[Any]] | None) -> Built:
+def _build(
+    settings: BackboneSettings, pretrained: bool, arrays: Mapping[str, NDArray[Any]] | None, is_whole: bool = True
+) -> Built:
     import torch
 
     source, _, model_name = settings.name.partition(":")
@@ -104,7 +106,7 @@ def _build(settings: BackboneSettings, pretrained: bool, arrays: Mapping[str, ND
         if kind_of(settings.name) == "texts":
             from fedgraft.models import text_encoders
 
-            return text_encoders.build(settings, pretrained=pretrained, arrays=arrays)
+            return text_encoders.build(settings, pretrained=pretrained, arrays=arrays, is_whole=is_whole)
         return _SOURCES[source](model_name, pretrained, settings.input_size)
 
 

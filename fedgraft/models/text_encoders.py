@@ -44,6 +44,14 @@ LAYERS = {
 """Where the layers are of the families that can be cut at them, by transformers' name of the family."""
 
 
+MOST_LAYERS = 200
+"""Of an encoder, so that a description is refused before time and room are spent on it."""
+
+OF_PROGRAMS = ("attn_implementation", "experts_implementation", "kernel_config", "quantization_config", "use_kernels")
+"""Keys of a configuration by which transformers would load programs from elsewhere; like those of code of its own, and
+all that begin with `_`, they are left out."""
+
+
 class TextEncoder(nn.Module):
     """An encoder of transformers with its tokenizer.
 
@@ -65,7 +73,13 @@ class TextEncoder(nn.Module):
         return _whole(self, tokens)
 
 
-def build(settings: BackboneSettings, *, pretrained: bool, arrays: Mapping[str, NDArray[Any]] | None = None) -> Built:
+def build(
+    settings: BackboneSettings,
+    *,
+    pretrained: bool,
+    arrays: Mapping[str, NDArray[Any]] | None = None,
+    is_whole: bool = True,
+) -> Built:
     """Return a text encoder.
 
     Args:
@@ -73,10 +87,16 @@ def build(settings: BackboneSettings, *, pretrained: bool, arrays: Mapping[str, 
         pretrained: read its weights; otherwise they are random.
         arrays: of an encoder that came over the wire or stands in an exported file: its tokenizer and description are
             taken from there, and this machine needs none of its files.
+        is_whole: whether `arrays` hold all weights, so that they bound its size.
 
     Raises:
         ModelError: it can't be had, is none of texts, or needs code of its own.
     """
+    if arrays is None and settings.weights not in ("pretrained", "random"):
+        raise ModelError(
+            f"{settings.name}: the weights of a text encoder come with its folder; name that as the backbone, "
+            "transformers:/path/to/folder, and leave weights out"
+        )
     library = _library(settings.name)
     files = None if arrays is not None else files_of(settings.name)
     if files is None:
@@ -85,7 +105,7 @@ def build(settings: BackboneSettings, *, pretrained: bool, arrays: Mapping[str, 
         tokenizer = files.tokenizer
         facts = {"config": files.config, "max_length": files.max_length, "pooling": files.pooling}
     config = _config(library, settings.name, facts["config"])
-    if arrays is not None:
+    if arrays is not None and is_whole:
         _check_size(library, settings.name, config, arrays)
     encoder: Any
     if pretrained and files is not None:
@@ -100,7 +120,7 @@ def build(settings: BackboneSettings, *, pretrained: bool, arrays: Mapping[str, 
         model=TextEncoder(encoder, tokenizer, description),
         architecture=architecture(encoder, facts["pooling"]),
         preprocessing=TextPreprocessing(facts["max_length"], hashlib.sha256(tokenizer).hexdigest()),
-        files=files.paths if files is not None and pretrained else (),
+        files=() if files is None else files.paths if pretrained else files.descriptions,
     )
 
 
@@ -191,14 +211,26 @@ def _config(library: Any, name: str, facts: Mapping[str, Any]) -> Any:
             f"{name} is of the family '{kind or 'unknown'}', which this transformers has no code for; a model's own "
             "code is never run; choose another encoder, or a newer transformers"
         )
-    plain = {key: value for key, value in facts.items() if key not in ("model_type", "auto_map", "architectures")}
+    plain = {key: value for key, value in _plain(facts).items() if key not in ("model_type", "architectures")}
     try:
         config: Any = library.AutoConfig.for_model(kind, **plain)
     except Exception as error:  # what a damaged configuration raises differs by family
         raise ModelError(f"{name}: its config.json makes no sense to transformers: {_first_line(error)}") from error
+    layers = getattr(config, "num_hidden_layers", 0)
+    if not isinstance(layers, int) or layers > MOST_LAYERS:
+        raise ModelError(f"{name} is described with {layers} layers, expected {MOST_LAYERS} at most; get it again")
     if getattr(config, "is_encoder_decoder", False) or getattr(config, "vocab_size", None) is None:
         raise ModelError(f"{name} is no encoder of texts alone ({kind}); choose an encoder, such as BERT's family")
     return config
+
+
+def _plain(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a configuration, and those inside it, without what would load programs."""
+    return {
+        key: _plain(value) if isinstance(value, dict) else value
+        for key, value in facts.items()
+        if not key.startswith("_") and key not in ("auto_map", *OF_PROGRAMS)
+    }
 
 
 def _random(library: Any, name: str, config: Any) -> nn.Module:
@@ -270,7 +302,7 @@ def _check_size(library: Any, name: str, config: Any, arrays: Mapping[str, NDArr
         described = _random(library, name, config)
     wanted = sum(value.numel() for key, value in described.state_dict().items() if not key.startswith("pooler."))
     came = sum(int(value.size) for key, value in arrays.items() if key not in (TOKENIZER, DESCRIPTION))
-    if came < wanted and came:
+    if came < wanted:
         raise ModelError(f"{name} is described as {wanted:,} numbers, and {came:,} came; the weights are damaged")
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ CONFIG, TOKENIZER, WEIGHTS = "config.json", "tokenizer.json", "model.safetensors
 SHARDS = "model.safetensors.index.json"
 LENGTH, POOLING = "sentence_bert_config.json", "1_Pooling/config.json"
 """What sentence-transformers writes beside a model, if it did."""
+TOKENIZER_CONFIG = "tokenizer_config.json"
+"""What may say how many tokens a text has at most."""
 
 PACKAGED = {
     CONFIG: "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
@@ -31,6 +34,12 @@ PACKAGED = {
     WEIGHTS: "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
 }
 """Files of the packaged encoder that are used, and their SHA-256."""
+
+OF_ROBERTA = (
+    *("roberta", "xlm-roberta", "camembert", "mpnet", "longformer", "data2vec-text", "xlm-roberta-xl"),
+    *("roberta-prelayernorm", "xmod", "luke", "ibert"),
+)
+"""Families whose positions begin after their padding token's number."""
 
 WHOLE = 1_000_000
 """Tokens at most of encoders that name no limit of their own; tokenizers write 1e30 for none."""
@@ -59,7 +68,17 @@ class TextFiles:
     @property
     def paths(self) -> tuple[Path, ...]:
         """The files that decide what the encoder gives."""
-        every = (CONFIG, TOKENIZER, LENGTH, POOLING, SHARDS, *self.weights)
+        index = self.folder / SHARDS
+        return (
+            *self.descriptions,
+            *((index,) if index.is_file() else ()),
+            *(self.folder / name for name in self.weights),
+        )
+
+    @property
+    def descriptions(self) -> tuple[Path, ...]:
+        """The files that say what it is, without its weights."""
+        every = (CONFIG, TOKENIZER, TOKENIZER_CONFIG, LENGTH, POOLING)
         return tuple(self.folder / name for name in every if (self.folder / name).is_file())
 
     @property
@@ -72,10 +91,9 @@ class TextFiles:
         if (self.folder / WEIGHTS).is_file():
             return (WEIGHTS,)
         if (self.folder / SHARDS).is_file():
-            index = _json(self.folder / SHARDS).get("weight_map")
-            names = sorted(set(index.values())) if isinstance(index, dict) else []
-            if names and all(isinstance(name, str) and Path(name).name == name for name in names):
-                return tuple(names)
+            names = _shards(self.folder)
+            if names:
+                return names
         raise _no_weights(self.name, self.folder)
 
 
@@ -126,7 +144,7 @@ def _packaged() -> Path:
                         f"{name} in {archive} is not the one that was published; install the package again"
                     )
                 write_bytes(folder / name, data)
-    except (OSError, zipfile.BadZipFile, KeyError, EOFError, ValueError) as error:
+    except (OSError, zipfile.BadZipFile, zlib.error, KeyError, EOFError, ValueError) as error:
         raise ModelError(f"can't read {archive}: {error}; install {bundled_package(MINILM)} again") from error
     return folder
 
@@ -149,7 +167,7 @@ def _from_hub(name: str, repository: str) -> Path:
     """
     config = download.from_hub(name, repository, CONFIG)
     download.from_hub(name, repository, TOKENIZER)
-    for optional in (LENGTH, POOLING):
+    for optional in (TOKENIZER_CONFIG, LENGTH, POOLING):
         try:
             download.from_hub(name, repository, optional)
         except MissingWeightsError:
@@ -169,9 +187,16 @@ def _from_hub(name: str, repository: str) -> Path:
             raise
         except ModelError as error:
             raise _no_weights(name, folder) from error
-        for shard in sorted(set(_json(folder / SHARDS).get("weight_map", {}).values())):
-            download.from_hub(name, repository, str(shard))
+        for shard in _shards(folder):
+            download.from_hub(name, repository, shard)
     return folder
+
+
+def _shards(folder: Path) -> tuple[str, ...]:
+    """Return the names of the files among which weights are divided; none where they are no names of this folder."""
+    index = _json(folder / SHARDS).get("weight_map")
+    names = sorted(set(map(str, index.values()))) if isinstance(index, dict) else []
+    return tuple(names) if all(Path(name).name == name and name not in (".", "..") for name in names) else ()
 
 
 def _read(name: str, folder: Path) -> TextFiles:
@@ -193,7 +218,7 @@ def _read(name: str, folder: Path) -> TextFiles:
     lengths = [
         WHOLE,
         *_numbers(_json(folder / LENGTH), "max_seq_length"),
-        *_numbers(_json(folder / "tokenizer_config.json"), "model_max_length"),
+        *_numbers(_json(folder / TOKENIZER_CONFIG), "model_max_length"),
         *(number - _shift(config) for number in _numbers(config, "max_position_embeddings")),
     ]
     own = _json(folder / POOLING)
@@ -203,7 +228,7 @@ def _read(name: str, folder: Path) -> TextFiles:
 
 def _shift(config: Mapping[str, Any]) -> int:
     """Return how many positions an encoder does not use: RoBERTa's begin after its padding token's number."""
-    of_roberta = config.get("model_type") in ("roberta", "xlm-roberta", "camembert")
+    of_roberta = config.get("model_type") in OF_ROBERTA
     return int(config.get("pad_token_id") or 0) + 1 if of_roberta else 0
 
 

@@ -52,6 +52,11 @@ def test_equal_texts_have_equal_digests_and_others_do_not(load: Callable[..., Sa
     assert digests[0].tolist() == digests[2].tolist() != digests[1].tolist()
 
 
+def test_only_whole_entities_are_read(load: Callable[..., Samples]) -> None:
+    samples = load("text,label\n?a=1&copy=2 &amp;amp; &#233;,x\nb,y\n")
+    assert samples.texts([0]) == ["?a=1&copy=2 & é"]
+
+
 def test_repeated_texts_are_left_out_but_the_first(load: Callable[..., Samples]) -> None:
     samples = load("text,label\ngood,x\nbad,y\n good,x\ngood,y\n")
     assert samples.texts([0, 1]) == ["good", "bad"]
@@ -61,10 +66,10 @@ def test_repeated_texts_are_left_out_but_the_first(load: Callable[..., Samples])
 def test_the_test_part_keeps_what_both_parts_have(load: Callable[..., Samples]) -> None:
     table = "text,label,part\ngood,x,train\nbad,y,train\nfine,x,train\ngood,x,test\nfine,x,train\n"
     samples = load(table, split_column="part")
-    assert samples.texts(range(4)) == ["bad", "fine", "good", "fine"]
+    assert samples.texts(range(3)) == ["bad", "fine", "good"]
     assert samples.is_test is not None
-    assert samples.is_test.tolist() == [False, False, True, False]
-    assert samples.notes == ("1 text left out of the training part, as the test part has it too",)
+    assert samples.is_test.tolist() == [False, False, True]
+    assert samples.notes == ("2 texts left out, as the test part or an earlier row has them too",)
     assert load(table, split_column="part", duplicates="keep").num_samples == 5
 
 

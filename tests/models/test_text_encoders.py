@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from clients.site.host import site_backbone
 from fedgraft.errors import DataError, MissingWeightsError, ModelError
 from fedgraft.features.extract import features_of
 from fedgraft.features.settings import FeatureSettings
@@ -156,9 +157,48 @@ def test_weights_that_came_over_the_wire_bring_their_tokenizer(tmp_path: Path) -
     huge = {**arrays, "description": np.frombuffer(json.dumps(facts).encode(), dtype=np.uint8)}
     with pytest.raises(ModelError, match=r"is described as .* numbers, and .* came"):
         load(BackboneSettings(name=f"transformers:{folder}"), huge)
+    bare = {name: value for name, value in arrays.items() if name in ("tokenizer", "description")}
+    with pytest.raises(ModelError, match=r"is described as .* numbers, and 0 came"):
+        load(BackboneSettings(name=f"transformers:{folder}"), bare)
+    facts["config"] |= {"hidden_size": 32, "num_hidden_layers": 100_000_000}
+    deep = {**arrays, "description": np.frombuffer(json.dumps(facts).encode(), dtype=np.uint8)}
+    with pytest.raises(ModelError, match=r"described with 100000000 layers, expected 200 at most"):
+        load(BackboneSettings(name=f"transformers:{folder}"), deep)
     broken = {**arrays, "tokenizer": np.zeros_like(arrays["tokenizer"])}
     with pytest.raises(ModelError, match=r"the tokenizer of .* can't be read"):
         load(BackboneSettings(name=f"transformers:{folder}"), broken)
+
+
+def test_a_description_loads_no_programs(tmp_path: Path) -> None:
+    """With these keys transformers would ask the hub for kernels, or for code of the model's own."""
+    folder = save_encoder(tmp_path / "encoder")
+    here = encoder(folder)
+    wanted = here.features(tokens(here, TEXTS))
+    config = json.loads((folder / "config.json").read_text())
+    programs = {
+        "attn_implementation": "somebody/kernel",
+        "_attn_implementation": "somebody/kernel",
+        "auto_map": {"AutoModel": "somebody/code--model.Model"},
+        "quantization_config": {"quant_method": "gptq"},
+        "use_kernels": True,
+    }
+    (folder / "config.json").write_text(json.dumps(config | programs))
+    there = encoder(folder)
+    assert torch.equal(there.features(tokens(there, TEXTS)), wanted)
+
+
+def test_a_site_asks_nobody_for_an_encoder_that_a_run_names(tmp_path: Path) -> None:
+    """Neither the hub nor a folder of its machine: such weights are never there, so that the server sends its own."""
+    folder = save_encoder(tmp_path / "encoder")
+    for name in (f"transformers:{folder}", "transformers:some/encoder"):
+        asked = site_backbone(BackboneSettings(name=name), None)
+        with pytest.raises(ModelError, match="come with its folder"):
+            describe(asked)
+    own = BackboneSettings(name=f"transformers:{folder}")
+    assert describe(site_backbone(own, own)).weights_digest == describe(own).weights_digest
+    arrays = encoder(folder).state_arrays()
+    received = load(site_backbone(own, None), arrays)
+    assert received.info.weights_digest == describe(own).weights_digest
 
 
 def test_another_tokenizer_is_another_backbone(tmp_path: Path) -> None:

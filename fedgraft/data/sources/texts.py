@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import html
+import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from fedgraft.data.sources.csv_table import read_csv
 from fedgraft.data.sources.labelled_csv import mixed_labels, optional_columns, targets_of
 from fedgraft.errors import DataError
 
+_ENTITY = re.compile(r"&#?\w+;")  # whole ones only: &copy=1 in an address stays
 ESCAPED = 2
 """Times that texts may have been escaped: `&amp;amp;` is what became of `&` on its way through two programs."""
 
@@ -77,7 +79,7 @@ def load(settings: TextCsvSettings, seed: int) -> Samples:
 def cleaned(text: str) -> str:
     """Return a text as a person reads it: HTML entities as what they stand for, white space as single blanks, NFC."""
     for _ in range(ESCAPED):
-        text = html.unescape(text)
+        text = _ENTITY.sub(lambda found: html.unescape(found[0]), text)
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 
@@ -86,16 +88,15 @@ def _without_duplicates(
 ) -> tuple[NDArray[np.int64], list[str]]:
     """Return the rows that stay, ascending, and a note about the others.
 
-    The official test part stays as it is, so that its scores can be compared with those of others.
+    The official test part stays as it is, so that its scores can be compared with those of others. In the rest each
+    text stands once, so that no client validates on what another trains on.
     """
     first: dict[str, int] = {}
     if is_test is not None:
         first |= {texts[row]: row for row in reversed(np.flatnonzero(is_test).tolist())}
-        dropped = [row for row, text in enumerate(texts) if text in first and not is_test[row]]
-        why = "left out of the training part, as the test part has"
-    else:
-        dropped = [row for row, text in enumerate(texts) if first.setdefault(text, row) != row]
-        why = "left out, as an earlier row has"
+    why = "left out, as an earlier row has" if is_test is None else "left out, as the test part or an earlier row has"
+    ours = np.ones(len(texts), dtype=np.bool_) if is_test is None else ~is_test
+    dropped = [row for row, text in enumerate(texts) if ours[row] and first.setdefault(text, row) != row]
     if not dropped:
         return np.arange(len(texts)), []
     differ = sum(not np.array_equal(targets[row], targets[first[texts[row]]]) for row in dropped)
