@@ -18,6 +18,7 @@ from fedgraft.model_card import Card
 from fedgraft.models import kept
 from fedgraft.models.backbone import Backbone, Identity, freeze
 from fedgraft.models.blocks import split_arrays
+from fedgraft.models.catalogue import without_place
 from fedgraft.models.head_settings import HeadSettings
 from fedgraft.models.heads import as_tensors, forward, head_shapes
 from fedgraft.models.losses import Task, resolve_loss
@@ -180,6 +181,7 @@ def trained_model(run: Run) -> TrainedModel:
         unfreeze = _unfreezing(*scenario.unfrozen_in(number))
         backbone = _with_blocks(backbone, blocks, unfreeze)
         adapters = unfreeze if unfreeze.method.name == "adapter" else None
+    name = without_place(scenario.backbone.name)  # no path of this machine goes along
     card = Card(
         name=scenario.name,
         run_id=str(run.facts["run_id"]),
@@ -187,8 +189,8 @@ def trained_model(run: Run) -> TrainedModel:
         loss=resolve_loss(scenario.loss, task, labels).name,
         label_names=labels,
         head=scenario.head,
-        backbone=scenario.backbone.model_copy(update={"weights": "random"}),  # no path of this machine goes along
-        info=replace(backbone.info, feature_dim=feature_dim),
+        backbone=scenario.backbone.model_copy(update={"weights": "random", "name": name}),
+        info=replace(backbone.info, feature_dim=feature_dim, name=name),
         adapters=adapters,
         align=scenario.align if isinstance(scenario.align, Coral | AdaBn) else None,
         feature_names=tuple(summary.get("feature_names", ())),

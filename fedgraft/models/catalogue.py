@@ -103,6 +103,12 @@ def kind_of(name: str) -> Kind:
     return "texts" if name == MINILM or name.startswith("transformers:") else "images"
 
 
+def without_place(name: str) -> str:
+    """Return a backbone's name without where it lies on this machine: of a folder, its last part."""
+    source, colon, model = name.partition(":")
+    return f"{source}:{Path(model).name}" if colon and model.startswith(("/", "~")) else name
+
+
 def name_fault(name: str) -> str | None:
     """Return what is wrong with a backbone's name, or None; names inside a library are checked when it loads."""
     source, colon, model = name.partition(":")
