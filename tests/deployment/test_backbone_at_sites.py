@@ -92,3 +92,25 @@ def test_blocks_trained_at_sites_are_those_of_one_process(running: Fleet, weight
     assert greatest_difference(trained, head_of(expected)) <= 1e-6
     moved = [np.abs(trained[f"backbone.{name}"] - before[name]).max() for name in ("blocks.5.0.conv.weight", BIAS)]
     assert min(moved) > 1e-5
+
+
+def test_stages_with_lora_at_sites_are_those_of_one_process(running: Fleet, tmp_path: Path) -> None:
+    """A closed form, then matrices of low rank in the blocks past a cut: of these only they travel."""
+    lora = {"cut": "blocks.4", "method": {"name": "lora", "rank": 2}}
+    closed = {"name": "closed form", "strategy": "ridge", "server": {"rounds": 1}}
+    changes: dict[str, Any] = {"stages": [closed, {"name": "adapters", "strategy": "fedavg", "unfreeze": lora}]}
+    done, _ = run(running, tmp_path / "deployed", **changes)
+    expected = in_one_process(running, tmp_path / "data", tmp_path / "inline", **changes)
+    assert [stage["rounds"] for stage in done.summary["stages"]] == [1, 2]
+    trained = head_of(done)
+    assert any("lora" in name for name in trained)
+    assert greatest_difference(trained, head_of(expected)) <= 1e-6
+
+
+def test_features_aligned_at_sites_are_those_of_one_process(running: Fleet, tmp_path: Path) -> None:
+    changes: dict[str, Any] = {"align": {"name": "coral", "covariance": "diagonal"}}
+    done, _ = run(running, tmp_path / "deployed", **changes)
+    expected = in_one_process(running, tmp_path / "data", tmp_path / "inline", **changes)
+    assert greatest_difference(head_of(done), head_of(expected)) <= 1e-6
+    plain = in_one_process(running, tmp_path / "data", tmp_path / "plain")
+    assert greatest_difference(head_of(done), head_of(plain)) > 1e-4
