@@ -118,6 +118,20 @@ class UserStrategy(Strategy):
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
             return False
 
+    @property
+    def other_half(self) -> str | None:
+        """As the plan of the user's class says; of one that plans by the head's arrays it is not known beforehand."""
+        facts = self._facts
+        try:
+            return facts.other_half if isinstance(facts, Strategy) else None
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
+            return None
+
+    def rounds_with(self, pseudo_labels: bool) -> int | None:
+        """Return how many rounds are of use."""
+        facts = self._facts
+        return facts.rounds_with(pseudo_labels) if isinstance(facts, Strategy) else super().rounds_with(pseudo_labels)
+
     def shortage(self, num_clients: int) -> str | None:
         """Return why a round of so few clients is not enough, if it is not."""
         facts = self._facts
