@@ -194,7 +194,7 @@ def _divided(samples: Samples, settings: DataSettings, seed: int) -> Federation:
     notes = [*samples.notes, *assignment.notes]
     if samples.is_test is not None and settings.test_fraction > 0:
         owners = settings.partition.test if isinstance(settings.partition, NaturalSettings) else ()
-        what = f"what {listed(owners, 5)} have" if owners else "the source's own test part"
+        what = f"what the source has of {listed(owners, 5)}" if owners else "the source's own test part"
         notes.append(f"{what} ({len(test)} samples) is the central test; test_fraction is ignored")
     if settings.max_train_per_class is not None:
         notes.append(

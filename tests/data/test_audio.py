@@ -286,7 +286,10 @@ def test_owners_are_clients_test_part_or_left_out(build: Callable[..., Federatio
     assert set(samples.natural_client[federation.test]) == {"yweweler"}
     assert len(federation.test) == 500
     assert "1,000 samples of 2 owners that are no clients left out: george, jackson" in federation.notes
-    assert any(note.startswith("what yweweler have (500 samples) is the central test") for note in federation.notes)
+    assert any(
+        note.startswith("what the source has of yweweler (500 samples) is the central test")
+        for note in federation.notes
+    )
     of_two = build(source, {"name": "natural", "clients": ["george", "jackson"]})
     assert of_two.client_names == ("george", "jackson")
     assert set(samples.natural_client[of_two.test]) == {"george", "jackson"}  # 50 each of the file's own test part

@@ -97,8 +97,10 @@ def test_blocks_trained_at_sites_are_those_of_one_process(running: Fleet, weight
 def test_stages_with_lora_at_sites_are_those_of_one_process(running: Fleet, tmp_path: Path) -> None:
     """A closed form, then matrices of low rank in the blocks past a cut: of these only they travel."""
     lora = {"cut": "blocks.4", "method": {"name": "lora", "rank": 2}}
-    closed = {"name": "closed form", "strategy": "ridge", "server": {"rounds": 1}}
-    changes: dict[str, Any] = {"stages": [closed, {"name": "adapters", "strategy": "fedavg", "unfreeze": lora}]}
+    once, twice = ({"rounds": rounds, "resend_seconds": 20.0} for rounds in (1, 2))
+    closed = {"name": "closed-form", "strategy": "ridge", "server": once}
+    adapters = {"name": "adapters", "strategy": "fedavg", "unfreeze": lora, "server": twice}
+    changes: dict[str, Any] = {"stages": [closed, adapters]}
     done, _ = run(running, tmp_path / "deployed", **changes)
     expected = in_one_process(running, tmp_path / "data", tmp_path / "inline", **changes)
     assert [stage["rounds"] for stage in done.summary["stages"]] == [1, 2]
@@ -112,5 +114,5 @@ def test_features_aligned_at_sites_are_those_of_one_process(running: Fleet, tmp_
     done, _ = run(running, tmp_path / "deployed", **changes)
     expected = in_one_process(running, tmp_path / "data", tmp_path / "inline", **changes)
     assert greatest_difference(head_of(done), head_of(expected)) <= 1e-6
-    plain = in_one_process(running, tmp_path / "data", tmp_path / "plain")
+    plain = in_one_process(running, tmp_path / "plain-data", tmp_path / "plain")
     assert greatest_difference(head_of(done), head_of(plain)) > 1e-4

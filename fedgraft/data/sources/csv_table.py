@@ -57,7 +57,7 @@ def read_csv(path: Path) -> CsvTable:
         DataError: it is missing or unreadable, in another encoding, empty, or its rows have not one value a column.
     """
     if not path.is_file():
-        siblings = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+        siblings = [entry.name for entry in path.parent.glob("*.csv")] if path.parent.is_dir() else []
         what = "is a folder, not a csv file" if path.is_dir() else "does not exist"
         raise DataError(f"the csv file {path} {what}{nearest(path.name, siblings)}")
     csv.field_size_limit(LONGEST_FIELD)
