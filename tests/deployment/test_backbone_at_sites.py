@@ -106,7 +106,7 @@ def test_stages_with_lora_at_sites_are_those_of_one_process(running: Fleet, tmp_
     assert [stage["rounds"] for stage in done.summary["stages"]] == [1, 2]
     trained = head_of(done)
     assert any("lora" in name for name in trained)
-    assert greatest_difference(trained, head_of(expected)) <= 1e-6
+    assert greatest_difference(trained, head_of(expected)) <= 1e-5  # products of two thin matrices
 
 
 def test_features_aligned_at_sites_are_those_of_one_process(running: Fleet, tmp_path: Path) -> None:
